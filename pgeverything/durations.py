@@ -1,0 +1,50 @@
+"""Durations as people write them: ``"30s"``, ``"5m"``, ``"1h"``, a number of seconds or a ``timedelta``."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+from typing import TypeAlias
+
+from .errors import InvalidArgument
+
+Duration: TypeAlias = str | int | float | timedelta
+"""What every public parameter that means a length of time accepts."""
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+_MOST = 100 * 365 * 86400.0  # a century: longer than any lease or delay, and far inside Postgres's interval
+
+
+def seconds(value: Duration, name: str, *, zero: bool = True) -> float:
+    """Return `value` as seconds.
+
+    Args:
+        value: ``"1h30m"``-style text (units ms, s, m, h, d, w), a number of seconds, or a ``timedelta``.
+        name: the argument's name, for the error message.
+        zero: whether nothing at all is a sensible length.
+
+    Raises:
+        InvalidArgument: not a duration, negative, not finite, longer than a century, or zero where zero is refused.
+    """
+    result = _parse(value, name)
+    if not math.isfinite(result) or result < 0 or result > _MOST or (result == 0 and not zero):
+        least = "at least 0" if zero else "more than 0"
+        raise InvalidArgument(f"{name}={value!r} must be {least} and at most a century")
+    return result
+
+
+def _parse(value: Duration, name: str) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str):
+        text = value.strip().replace(" ", "")
+        parts = _PART.findall(text)
+        if parts and "".join(number + unit for number, unit in parts) == text:
+            return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    raise InvalidArgument(
+        f'{name}={value!r} is not a duration; write "30s", "5m", "1h30m", "2d", a number of seconds or a timedelta'
+    )
