@@ -14,8 +14,8 @@ from .errors import InvalidArgument
 
 _log = logging.getLogger("pgeverything.retry")
 
-# "Full jitter" draws from 0; we draw from a tenth of the ceiling, so that a retry is never immediate: a failing task
-# cannot become a busy loop by luck, and nine tenths of the spread that keeps a crowd apart are left.
+# "Full jitter" draws from 0; we draw from a tenth of the ceiling, so that a retry is never immediate: a
+# failing task cannot become a busy loop by luck, and nine tenths of the spread that parts a crowd are left.
 _JITTER_FLOOR = 0.1
 
 
@@ -23,10 +23,10 @@ _JITTER_FLOOR = 0.1
 class Retry:
     """How often a failed job is tried again, and how long it waits before each try.
 
-    The wait after the n-th failed attempt has the ceiling ``min(most, first * factor ** (n - 1))``. With ``"full"``
-    jitter it is drawn evenly from a tenth of the ceiling up to the ceiling, so jobs that failed together do not come
-    back together. This is "Full Jitter" of Marc Brooker, "Exponential Backoff And Jitter" (AWS Architecture Blog,
-    2015), which draws from 0; the floor is ours.
+    The wait after the n-th failed attempt has the ceiling ``min(most, first * factor ** (n - 1))``. With
+    ``"full"`` jitter it is drawn evenly from a tenth of the ceiling up to the ceiling, so jobs that failed
+    together do not come back together. This is "Full Jitter" of Marc Brooker, "Exponential Backoff And
+    Jitter" (AWS Architecture Blog, 2015), which draws from 0; the floor is ours.
 
     Attributes:
         attempts: how many times a job is run at most, the first run included; 1 is no retry at all.
@@ -34,14 +34,15 @@ class Retry:
         most: what the ceiling grows to; not below `first`.
         factor: by how much the ceiling grows with each failure, from 1 (constant) to 1000.
         jitter: ``"full"``, or ``"none"`` to wait exactly the ceiling.
-        delay: your own rule instead of `first`, `most`, `factor` and `jitter`: called with the number of the attempt
-            that failed (from 1) and its exception, it returns the wait, which may be 0, or None to give up. If it
-            raises, or returns something else, that is logged and the wait follows the other fields.
-        exceptions: other policies by exception class; the most specific class that the exception belongs to wins.
-            None as the policy means: do not retry. Such a policy has no `exceptions` of its own.
+        delay: your own rule instead of `first`, `most`, `factor` and `jitter`: called with the number of the
+            attempt that failed (from 1) and its exception, it returns the wait, which may be 0, or None to
+            give up. If it raises, or returns anything else, that is logged and the other fields decide.
+        exceptions: other policies by exception class; the most specific class that the exception belongs to
+            wins. None as the policy means: do not retry. Such a policy has no `exceptions` of its own.
 
     Raises:
         InvalidArgument: a field is out of its range; the message names the field.
+
     """
 
     attempts: int = 5
@@ -105,6 +106,7 @@ class Retry:
 
         Raises:
             InvalidArgument: an argument is out of its range.
+
         """
         seconds(delay, "delay", zero=False)
         return cls(attempts=attempts, first=delay, most=delay, factor=1.0, jitter="none")
@@ -126,9 +128,10 @@ class Retry:
         Args:
             attempt: the number of the attempt that failed, from 1.
             error: what it failed with.
-            max_attempts: the job's own limit if it has one. It replaces `attempts`; a policy from `exceptions` keeps
-                its own `attempts` below this limit, never above.
+            max_attempts: the job's own limit if it has one. It replaces `attempts`; a policy from
+                `exceptions` keeps its own `attempts` below this limit, never above.
             random: draws from [0, 1).
+
         """
         policy, limit = self, self.attempts if max_attempts is None else max_attempts
         for kind in type(error).__mro__:
@@ -139,7 +142,7 @@ class Retry:
                 policy = special
                 limit = special.attempts if max_attempts is None else min(special.attempts, max_attempts)
                 break
-        return None if attempt >= limit else policy._wait(attempt, error, random)  # noqa: SLF001
+        return None if attempt >= limit else policy._wait(attempt, error, random)
 
     def _wait(self, attempt: int, error: BaseException, random: Callable[[], float]) -> float | None:
         if self.delay is not None:

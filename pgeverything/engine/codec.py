@@ -1,8 +1,8 @@
 """JSON in and out: every value that this library stores crosses the driver as JSON text made and read here.
 
-msgspec does the work in C. What it lets through and Postgres's ``jsonb`` refuses or changes is refused here, before
-any SQL, by tests that cost a substring search and look closer only when it hits (0.35 µs for a small dict in all,
-0.1 µs a row in :func:`encode_many`, where 0.2 µs is msgspec and the decoding of its bytes).
+msgspec does the work in C. What it lets through and Postgres's ``jsonb`` refuses or changes is refused here,
+before any SQL, by substring searches that look closer only when they hit. A small dict takes 0.4 µs (0.15 of
+them msgspec's), 0.3 µs in :func:`encode_many`, and 0.7 µs more when there is a None in it.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from ..errors import ConfigurationError, InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
 
 MAX_PAYLOAD_VARIABLE = "PGEVERYTHING_MAX_PAYLOAD"
 _DEFAULT_LIMIT = 1024 * 1024
 _LEAST_LIMIT = 1024
-_MOST_LIMIT = 0x0FFFFFFF  # jsonb keeps lengths in 28 bits: "JsonbContainer" in PostgreSQL's jsonb.h
-_SMALL = (
-    _LEAST_LIMIT // 4
-)  # characters; at most 1 KiB of UTF-8, so within every limit: no look at the environment
+_MOST_LIMIT = 0x0FFFFFFF  # jsonb keeps lengths in 28 bits: JENTRY_OFFLENMASK in PostgreSQL's jsonb.h
+_SMALL = _LEAST_LIMIT // 4  # characters: at most 1 KiB of UTF-8, so within every limit
 _MOST_DIGITS = 4300  # of an integer that msgspec reads back; also CPython's own default for int <-> str
-_UNREADABLE = 10**_MOST_DIGITS
+_NEVER_NAN = frozenset({str, int, bool, type(None)})
 
-# An escaped NUL is written \u0000. The same six characters after an escaped backslash are ordinary text.
+_ESCAPED_NUL = "\\u0000"  # after an escaped backslash, these six characters are ordinary text
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -42,6 +42,7 @@ def max_payload_bytes() -> int:
 
     Raises:
         ConfigurationError: the variable is not such a number.
+
     """
     text = os.environ.get(MAX_PAYLOAD_VARIABLE, "").strip()
     if not text:
@@ -57,20 +58,21 @@ def max_payload_bytes() -> int:
 def encode(value: object, name: str) -> str:
     """Return `value` as JSON text that a ``jsonb`` column takes and that reads back as the same value.
 
-    Besides JSON's own types: dataclasses, ``msgspec.Struct`` and attrs classes (objects); ``datetime``, ``date``,
-    ``time``, ``timedelta``, ``UUID``, ``Decimal`` and ``bytes`` (strings: ISO 8601, digits, base64); ``Enum`` (its
-    value); tuples and sets (arrays); subclasses of ``str``, ``int`` and ``float`` (as their base).
+    Besides JSON's own types: dataclasses, ``msgspec.Struct`` and attrs classes (objects); ``datetime``,
+    ``date``, ``time``, ``timedelta``, ``UUID``, ``Decimal`` and ``bytes`` (strings: ISO 8601, digits,
+    base64); ``Enum`` (its value); tuples and sets (arrays); subclasses of ``str``, ``int`` and ``float``.
 
-    Two things change on the way through ``jsonb``, as they do for every program: of keys that are equal as text
-    (``1`` and ``"1"``) the last one wins, and a float with no fraction from 1e16 up reads back as an integer.
+    Two things change on the way through ``jsonb``, as they do for every program: of keys that are equal as
+    text (``1`` and ``"1"``) the last one wins, and a float from 1e16 up reads back as an equal integer.
 
     Args:
         value: what to encode.
         name: the argument's name, for the error message.
 
     Raises:
-        InvalidArgument: the value, or something inside it, is not JSON; is NaN or infinite; holds a NUL character or
-            a lone surrogate; or the text is longer than :func:`max_payload_bytes`.
+        InvalidArgument: the value, or something inside it, is not JSON; is NaN or infinite; holds a NUL
+            character or a lone surrogate; or the text is longer than :func:`max_payload_bytes`.
+
     """
     try:
         text = _ENCODER.encode(value).decode()
@@ -78,13 +80,13 @@ def encode(value: object, name: str) -> str:
         raise InvalidArgument(_why_not_json(value, name, error)) from error
     if len(text) > _SMALL:
         _refuse_long(value, text, name, max_payload_bytes())
-    if "null" in text or "\\u0000" in text:
+    if "null" in text or _ESCAPED_NUL in text:
         _refuse_unstorable(value, text, name)
     return text
 
 
 def encode_many(values: Iterable[object], name: str) -> list[str]:
-    """Return each of `values` as JSON text, as :func:`encode` does, three times as fast.
+    """Return each of `values` as JSON text, as :func:`encode` does, in fewer calls.
 
     Args:
         values: what to encode.
@@ -92,6 +94,7 @@ def encode_many(values: Iterable[object], name: str) -> list[str]:
 
     Raises:
         InvalidArgument: as for :func:`encode`.
+
     """
     rows = list(values)
     try:
@@ -103,17 +106,18 @@ def encode_many(values: Iterable[object], name: str) -> list[str]:
     if len(texts) != len(rows):
         return [encode(row, f"{name}[{index}]") for index, row in enumerate(rows)]
     limit = max_payload_bytes()
-    if "null" in whole or "\\u0000" in whole or len(max(texts, key=len, default="")) > _SMALL:
+    suspect = "null" in whole or _ESCAPED_NUL in whole
+    if suspect or len(max(texts, key=len, default="")) > _SMALL:
         for index, text in enumerate(texts):
             if len(text) > _SMALL:
                 _refuse_long(rows[index], text, f"{name}[{index}]", limit)
-            if "null" in text or "\\u0000" in text:
+            if suspect and ("null" in text or _ESCAPED_NUL in text):
                 _refuse_unstorable(rows[index], text, f"{name}[{index}]")
     return texts
 
 
 def encode_own(value: object) -> str:
-    """Return a value that this library made, from text that it has cleaned, as JSON text: no checks, no limit."""
+    """Return a value made by this library from text that it has cleaned as JSON text: no checks, no limit."""
     return _ENCODER.encode(value).decode()
 
 
@@ -122,6 +126,7 @@ def decode(text: str | bytes) -> Any:
 
     Raises:
         InvalidArgument: the text is not JSON.
+
     """
     try:
         return _DECODER.decode(text)
@@ -138,6 +143,7 @@ def decode_as(text: str | bytes, type_: type[T]) -> T:
 
     Raises:
         InvalidArgument: the text is not JSON, or does not fit the type; the message says where and why.
+
     """
     try:
         return msgspec.json.decode(text, type=type_)
@@ -147,7 +153,7 @@ def decode_as(text: str | bytes, type_: type[T]) -> T:
 
 
 def _as_base(value: object) -> object:
-    """Give msgspec the plain text or number inside a subclass of one (numpy.float64, markupsafe.Markup, ...)."""
+    """Give msgspec the plain text or number inside a subclass of one (numpy.float64, markupsafe.Markup)."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
@@ -174,59 +180,58 @@ def _refuse_long(value: object, text: str, name: str, limit: int) -> None:
     size = len(text) if text.isascii() else len(text.encode())
     if size > limit:
         raise InvalidArgument(
-            f"{name} is {size} bytes of JSON, more than the limit of {limit}; store the data in a table and pass "
-            f"its key, or raise the limit with {MAX_PAYLOAD_VARIABLE}"
+            f"{name} is {size} bytes of JSON, more than the limit of {limit}; store the data in a table "
+            f"and pass its key, or raise the limit with {MAX_PAYLOAD_VARIABLE}"
         )
     if size > _MOST_DIGITS and not 0 < sys.get_int_max_str_digits() <= _MOST_DIGITS:
-        _refuse_numbers(value, name)
+        _refuse_bad_numbers(value, name)
 
 
 def _refuse_unstorable(value: object, text: str, name: str) -> None:
-    """Look closely at a text that has ``null`` in it, which is how msgspec writes NaN, or ``\\u0000``."""
-    if "\\u0000" in text and _NUL.search(text):
+    """Look closely at a text with a ``null``, msgspec's word for NaN too, or with what may be a NUL."""
+    if _ESCAPED_NUL in text and _NUL.search(text):
+        where = f"{name}{_path_of_nul(_DECODER.decode(text))}"
         raise InvalidArgument(
-            f"{name}{_path_of_nul(_DECODER.decode(text))} holds a NUL character (U+0000), which Postgres cannot "
-            'store; remove it (text.replace("\\0", "")) or send the data as bytes'
+            f"{where} holds a NUL character (U+0000), which Postgres cannot store; "
+            'remove it (text.replace("\\0", "")) or send the data as bytes'
         )
-    if "null" in text:
-        _refuse_numbers(value, name)
+    if "null" in text and _has_nan(value):
+        _refuse_bad_numbers(value, name)
 
 
-def _refuse_numbers(value: object, name: str) -> None:
-    try:
-        plain = msgspec.to_builtins(value, enc_hook=_as_base)
-    except RecursionError as error:
-        raise InvalidArgument(_why_not_json(value, name, error)) from error
-    if not _has_bad_number(plain):
-        return
+def _refuse_bad_numbers(value: object, name: str) -> None:
+    plain = msgspec.to_builtins(value, enc_hook=_as_base)
     for path, item in _walk(plain):
-        if _is_bad_number(item):
-            what = (
-                f"{item}, which JSON has no word for"
-                if isinstance(item, float)
-                else "an integer too long to read"
+        if isinstance(item, float) and item - item != 0:
+            raise InvalidArgument(
+                f"{name}{path} is {item}, which JSON has no word for; pass None or a string"
             )
-            raise InvalidArgument(f"{name}{path} is {what}; pass None or a string")
+        if isinstance(item, int) and abs(item) >= 10**_MOST_DIGITS:
+            raise InvalidArgument(
+                f"{name}{path} has more than {_MOST_DIGITS} digits, too many to read back; pass a string"
+            )
 
 
-def _has_bad_number(plain: object) -> bool:
-    """Whether a NaN, an infinity or an unreadable integer is anywhere in builtins (0.4 µs for a small dict)."""
-    stack = [plain]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            stack.extend(item.values())
-        elif isinstance(item, list | tuple):
-            stack.extend(item)
-        elif _is_bad_number(item):
-            return True
+def _has_nan(value: object) -> bool:
+    """Whether a NaN or an infinity is anywhere inside.
+
+    0.5 µs for a small dict. The obvious walk, over ``to_builtins(value)`` with ``isinstance``, takes 1.5 µs.
+    """
+    items: list[Any] = [value]
+    for item in items:  # grows while it is read
+        kind = type(item)
+        if kind in _NEVER_NAN:
+            continue
+        if kind is float:
+            if item - item != 0:  # true of NaN and the infinities only
+                return True
+        elif kind is dict:
+            items.extend(item.values())
+        elif kind is list or kind is tuple:
+            items.extend(item)
+        else:
+            items.append(msgspec.to_builtins(item, enc_hook=_as_base))
     return False
-
-
-def _is_bad_number(item: object) -> bool:
-    if isinstance(item, float):
-        return item - item != 0  # true of NaN and the infinities only
-    return isinstance(item, int) and abs(item) >= _UNREADABLE
 
 
 def _path_of_nul(plain: object) -> str:
@@ -263,8 +268,8 @@ def _refusal(item: object) -> str | None:
         if isinstance(item, dict):
             return str(error)
         return (
-            f"it is a {type(item).__module__}.{type(item).__qualname__}; pass a str, number, bool, None, list, dict, "
-            "dataclass, datetime, UUID, Decimal, Enum or bytes"
+            f"it is a {type(item).__module__}.{type(item).__qualname__}; pass a str, number, bool, None, "
+            "list, dict, dataclass, datetime, UUID, Decimal, Enum or bytes"
         )
     except _NOT_ENCODABLE as error:
         return str(error)
