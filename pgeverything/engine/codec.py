@@ -64,7 +64,8 @@ def encode(value: object, name: str) -> str:
     base64); ``Enum`` (its value); tuples and sets (arrays); subclasses of ``str``, ``int`` and ``float``.
 
     Two things change on the way through ``jsonb``, as they do for every program: of keys that are equal as
-    text (``1`` and ``"1"``) the last one wins, and a float from 1e16 up reads back as an equal integer.
+    text (``1`` and ``"1"``) the last one wins, and a float from 1e16 up reads back as the integer of its
+    digits, unless it is read as a ``float``, which gives the same float.
 
     Args:
         value: what to encode.

@@ -246,6 +246,24 @@ def test_the_result_may_be_unresolvable_and_the_context_imported_for_types_only(
     assert Arguments.of(build, worker_context).context == "job"
 
 
+def test_a_name_that_cannot_be_sent_is_refused() -> None:
+    def private(__x: int) -> None: ...
+
+    with pytest.raises(TaskError, match=r"private\(__x: int\): a parameter's name cannot be sent"):
+        of(private)
+
+
+def test_keys_of_several_types_are_fine() -> None:
+    def count(found: dict[int | str, int]) -> None: ...
+
+    assert of(count).load('{"found": {"a": 1}}') == {"found": {"a": 1}}
+
+
+def test_a_function_without_a_readable_signature_is_refused() -> None:
+    with pytest.raises(TaskError, match="update has no signature that can be read"):
+        of(dict.update)
+
+
 def test_only_functions_are_handlers() -> None:
     for thing in (functools.partial(send_welcome, 1), Context, Path("x")):
         with pytest.raises(TaskError, match="not a function"):
