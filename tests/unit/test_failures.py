@@ -221,6 +221,8 @@ def test_the_payload_limit_does_not_lose_a_failure(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PGEVERYTHING_MAX_PAYLOAD", "1024")
     found = failure(lambda: (_ for _ in ()).throw(ValueError("\0\ud800é" * 9_000)))
     assert json.loads(found.json())["message"] == found.message
+    assert found.message.startswith("\\x00\\ud800é")
+    assert "\0" not in found.message + found.traceback
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="comprehensions have no frames of their own any more")
