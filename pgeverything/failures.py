@@ -1,4 +1,4 @@
-"""What is kept of an exception that ended an attempt: bounded, storable text, and a fingerprint to group it by."""
+"""What is kept of an exception that ended an attempt: bounded, storable text and a fingerprint."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Failure:
     def of(cls, error: BaseException, task: str) -> Failure:
         """Describe `error`; never raises, whatever the exception's own methods do.
 
-        The fingerprint is made of the task's name, the exception's class and the function of the caller's code that
-        is nearest to the error, and the same of every ``raise ... from`` cause and of the members of an exception
-        group. Line numbers and messages are left out, so one bug keeps its fingerprint across deploys and ids.
+        The fingerprint is made of the task's name, the exception's class and the function of the caller's
+        code that is nearest to the error, and the same of each ``raise ... from`` cause and of the members
+        of an exception group. Line numbers and messages stay out, so a bug keeps it across deploys and ids.
 
         Args:
             error: the exception that ended the attempt.
@@ -66,7 +66,7 @@ class Failure:
         )
 
     def json(self) -> str:
-        """Return the four fields as a JSON object for a ``jsonb`` column; not subject to the payload limit."""
+        """Return the four fields as a JSON object for ``jsonb``; the payload limit does not apply."""
         return encode_own(self)
 
 
@@ -83,12 +83,16 @@ def _message(error: BaseException) -> str:
 
 
 def _storable(text: str, most: int) -> str:
-    """Cut `text` in the middle, and replace what Postgres or UTF-8 cannot hold by its escape."""
-    if len(text) > most:
-        half = most // 2 - 25
-        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
-    text = text.replace("\0", "\\x00")
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Replace what Postgres or UTF-8 cannot hold by its escape, and cut what is too long in the middle."""
+    text = _cut(text, most).replace("\0", "\\x00")
+    return _cut(text.encode("utf-8", "backslashreplace").decode("utf-8"), most)
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    half = most // 2 - 25  # the rest is for the words between
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
 
 
 def _traceback(error: BaseException) -> str:
@@ -113,12 +117,10 @@ def _parts(report: traceback.TracebackException) -> Iterator[traceback.Traceback
 
 
 def _shorten(stack: traceback.StackSummary) -> None:
-    """Keep both ends: where a recursion began and where it ended; 1000 frames take 20 ms to print, 80 take 2."""
+    """Keep both ends, where a recursion began and where it ended: 6 ms for 1000 frames instead of 22."""
     left_out = len(stack) - 2 * _FRAMES_KEPT
     if left_out > 0:
-        marker = traceback.FrameSummary(
-            "...", 0, f"... {left_out} frames left out ...", lookup_line=False, line=""
-        )
+        marker = traceback.FrameSummary("...", 0, f"{left_out} frames left out", lookup_line=False, line="")
         stack[_FRAMES_KEPT:-_FRAMES_KEPT] = [marker]
 
 
@@ -157,14 +159,20 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 def _origin(error: BaseException) -> str:
     """Return ``module.function`` of the innermost frame of the caller's own code.
 
-    Where there is none, of the innermost frame of an installed package, or else of the innermost frame at all.
+    Where there is none, of the innermost frame of an installed package, or else of the innermost at all.
+    A recursion has no stable innermost frame; there, it is the first function that was entered twice.
     """
     best, best_rank = None, -1
+    entered = set()
     entry = error.__traceback__
     while entry is not None:
         frame = entry.tb_frame
         if (rank := _rank(frame)) >= best_rank and frame.f_code.co_name not in _COMPREHENSIONS:
             best, best_rank = frame, rank
+        if isinstance(error, RecursionError) and best is frame:
+            if frame.f_code in entered:
+                break
+            entered.add(frame.f_code)
         entry = entry.tb_next
     return (
         f"{best.f_globals.get('__name__', '?')}.{best.f_code.co_qualname}" if best is not None else "no frame"
@@ -172,10 +180,10 @@ def _origin(error: BaseException) -> str:
 
 
 def _rank(frame: FrameType) -> int:
-    """How much a frame tells about a bug: 0 this package and the standard library, 1 installed, 2 the caller's."""
+    """Say how telling a frame is: 2 the caller's code, 1 installed, 0 ours or the standard library's."""
     file = frame.f_code.co_filename
-    if "/site-packages/" in file or "/dist-packages/" in file:
-        return 0 if file.startswith(_PACKAGE) else 1
-    if file.startswith((_PACKAGE, *_STANDARD_LIBRARY, "<frozen ")):
+    if file.startswith(_PACKAGE):
         return 0
-    return 2
+    if "/site-packages/" in file or "/dist-packages/" in file:
+        return 1
+    return 0 if file.startswith((*_STANDARD_LIBRARY, "<frozen ")) else 2

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -27,7 +26,9 @@ _DEFAULT_LIMIT = 1024 * 1024
 _LEAST_LIMIT = 1024
 _MOST_LIMIT = 0x0FFFFFFF  # jsonb keeps lengths in 28 bits: JENTRY_OFFLENMASK in PostgreSQL's jsonb.h
 _SMALL = _LEAST_LIMIT // 4  # characters: at most 1 KiB of UTF-8, so within every limit
-_MOST_DIGITS = 4300  # of an integer that msgspec reads back; also CPython's own default for int <-> str
+_MOST_DIGITS = 4299  # msgspec reads back integers of up to 4300 characters, the sign among them
+_LONG_INTEGER = b"9" * (_MOST_DIGITS + 1)
+_DIGITS_TO_NINES = bytes.maketrans(b"012345678", b"999999999")
 _NEVER_NAN = frozenset({str, int, bool, type(None)})
 
 _ESCAPED_NUL = "\\u0000"  # after an escaped backslash, these six characters are ordinary text
@@ -63,7 +64,8 @@ def encode(value: object, name: str) -> str:
     base64); ``Enum`` (its value); tuples and sets (arrays); subclasses of ``str``, ``int`` and ``float``.
 
     Two things change on the way through ``jsonb``, as they do for every program: of keys that are equal as
-    text (``1`` and ``"1"``) the last one wins, and a float from 1e16 up reads back as an equal integer.
+    text (``1`` and ``"1"``) the last one wins, and a float from 1e16 up reads back as the integer of its
+    digits, unless it is read as a ``float``, which gives the same float.
 
     Args:
         value: what to encode.
@@ -160,20 +162,16 @@ def _as_base(value: object) -> object:
         return int.__int__(value)
     if isinstance(value, float):
         return float.__float__(value)
-    raise NotImplementedError  # msgspec turns it into its own TypeError, which names the type
+    raise TypeError(
+        f"it is a {type(value).__module__}.{type(value).__qualname__}; pass a str, number, bool, None, list, "
+        "dict, dataclass, datetime, UUID, Decimal, Enum or bytes"
+    )
 
 
 _ENCODER = msgspec.json.Encoder(enc_hook=_as_base)
 _DECODER = msgspec.json.Decoder()
 # ValueError: lone surrogates (UnicodeEncodeError) and integers above the interpreter's digit limit.
-_NOT_ENCODABLE = (
-    TypeError,
-    ValueError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    msgspec.MsgspecError,
-)
+_NOT_ENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
 def _refuse_long(value: object, text: str, name: str, limit: int) -> None:
@@ -183,7 +181,8 @@ def _refuse_long(value: object, text: str, name: str, limit: int) -> None:
             f"{name} is {size} bytes of JSON, more than the limit of {limit}; store the data in a table "
             f"and pass its key, or raise the limit with {MAX_PAYLOAD_VARIABLE}"
         )
-    if size > _MOST_DIGITS and not 0 < sys.get_int_max_str_digits() <= _MOST_DIGITS:
+    # 1 µs a kilobyte; a run of digits may also be text, so look at the value before refusing it.
+    if size > _MOST_DIGITS and _LONG_INTEGER in text.encode().translate(_DIGITS_TO_NINES):
         _refuse_bad_numbers(value, name)
 
 
@@ -264,13 +263,6 @@ def _refusal(item: object) -> str | None:
         _ENCODER.encode(item).decode()
     except UnicodeEncodeError:
         return 'text with a lone surrogate; decode it with errors="replace" or send bytes'
-    except TypeError as error:
-        if isinstance(item, dict):
-            return str(error)
-        return (
-            f"it is a {type(item).__module__}.{type(item).__qualname__}; pass a str, number, bool, None, "
-            "list, dict, dataclass, datetime, UUID, Decimal, Enum or bytes"
-        )
     except _NOT_ENCODABLE as error:
         return str(error)
     return None
