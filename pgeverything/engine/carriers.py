@@ -263,7 +263,9 @@ class AsyncEngineCarrier:
 def supported(bind: Any) -> Any:
     """Return a SQLAlchemy bind whose driver we can speak to, for blocking callers."""
     if (driver := bind.dialect.driver) != "psycopg" or bind.dialect.name != "postgresql":
-        raise ConfigurationError(f"{bind.dialect.name}+{driver} is not supported here: use postgresql+psycopg://")
+        raise ConfigurationError(
+            f"{bind.dialect.name}+{driver} is not supported here: use postgresql+psycopg://"
+        )
     return bind
 
 
@@ -278,7 +280,9 @@ def async_supported(bind: Any) -> Any:
 
 def _is(held: object, name: str) -> bool:
     """Whether `held` is an instance of a SQLAlchemy class of that name, without importing SQLAlchemy."""
-    return any(cls.__name__ == name and cls.__module__.startswith("sqlalchemy.") for cls in type(held).__mro__)
+    return any(
+        cls.__name__ == name and cls.__module__.startswith("sqlalchemy.") for cls in type(held).__mro__
+    )
 
 
 def join(held: Joinable, schema: str) -> Carrier:
@@ -293,7 +297,9 @@ def join(held: Joinable, schema: str) -> Carrier:
         return SessionCarrier(held, schema)  # type: ignore[arg-type]
     if _is(held, "Connection"):
         return AlchemyCarrier(supported(held), schema)
-    raise InvalidArgument(_refusal(held, "a psycopg.Connection, a SQLAlchemy Connection or a Session", "AsyncPgEverything"))
+    raise InvalidArgument(
+        _refusal(held, "a psycopg.Connection, a SQLAlchemy Connection or a Session", "AsyncPgEverything")
+    )
 
 
 def ajoin(held: AsyncJoinable, schema: str) -> AsyncCarrier:
@@ -304,7 +310,11 @@ def ajoin(held: AsyncJoinable, schema: str) -> AsyncCarrier:
         return AsyncSessionCarrier(held, schema)  # type: ignore[arg-type]
     if _is(held, "AsyncConnection"):
         return AsyncAlchemyCarrier(async_supported(held), schema)
-    raise InvalidArgument(_refusal(held, "a psycopg.AsyncConnection, a SQLAlchemy AsyncConnection or an AsyncSession", "PgEverything"))
+    raise InvalidArgument(
+        _refusal(
+            held, "a psycopg.AsyncConnection, a SQLAlchemy AsyncConnection or an AsyncSession", "PgEverything"
+        )
+    )
 
 
 def _refusal(held: object, wanted: str, other: str) -> str:

@@ -31,7 +31,11 @@ class Listener:
     """
 
     def __init__(
-        self, conninfo: str, channel: str, heard: Callable[[str], None], notify: Callable[[str], Awaitable[None]]
+        self,
+        conninfo: str,
+        channel: str,
+        heard: Callable[[str], None],
+        notify: Callable[[str], Awaitable[None]],
     ) -> None:
         self._conninfo, self._channel, self._heard, self._notify = conninfo, channel, heard, notify
         self.works = False
@@ -47,7 +51,9 @@ class Listener:
                 ) as connection:
                     await connection.execute(sql.SQL("listen {}").format(sql.Identifier(self._channel)))
                     if not await self._self_test(connection):
-                        log.warning("LISTEN does not work on this connection (a transaction pooler?): polling instead")
+                        log.warning(
+                            "LISTEN does not work on this connection (a transaction pooler?): polling instead"
+                        )
                         self.tested.set()
                         return
                     self.works = True

@@ -94,7 +94,7 @@ def drive(carrier: Carrier, plan: Plan[T]) -> T:
         while True:
             try:
                 answer = perform(step)
-            except Exception as error:  # noqa: BLE001 - a plan may handle what its statement raised
+            except Exception as error:
                 step = plan.throw(error)
             else:
                 step = plan.send(answer)
@@ -119,7 +119,7 @@ async def adrive(carrier: AsyncCarrier, plan: Plan[T]) -> T:
         while True:
             try:
                 answer = await perform(step)
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:
                 step = plan.throw(error)
             else:
                 step = plan.send(answer)
@@ -184,6 +184,11 @@ class op(Generic[P, T]):  # noqa: N801 - used like `property`
 def one(rows: Rows) -> Any:
     """Read the first column of the only row."""
     return rows[0][0]
+
+
+def whole(rows: Rows) -> int:
+    """Read the only row's only column as a whole number."""
+    return int(rows[0][0])
 
 
 def one_or_none(rows: Rows) -> Any:

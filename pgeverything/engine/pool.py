@@ -167,7 +167,9 @@ def _conninfo(target: Target | AsyncTarget) -> str:
         return settings.conninfo(target)
     if isinstance(target, ConnectionPool | AsyncConnectionPool):
         if callable(target.conninfo) or callable(target.kwargs):
-            raise ConfigurationError("a worker needs connections of its own: give PgEverything a URL, not a pool that computes one")
+            raise ConfigurationError(
+                "a worker needs connections of its own: give PgEverything a URL, not a pool that computes one"
+            )
         options = {name: value for name, value in (target.kwargs or {}).items() if isinstance(value, str)}
         return psycopg.conninfo.make_conninfo(target.conninfo, **options)
     if target is not None:
@@ -183,5 +185,8 @@ def _conninfo(target: Target | AsyncTarget) -> str:
     from ..local import ensure  # noqa: PLC0415 - the one who has a server never loads this
 
     server = ensure()
-    print(f"pgeverything: no database named, using the private local server at {server.data_dir}", file=sys.stderr)  # noqa: T201
+    print(
+        f"pgeverything: no database named, using the private local server at {server.data_dir}",
+        file=sys.stderr,
+    )
     return server.url

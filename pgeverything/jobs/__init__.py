@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from ..engine.modules import AsyncModule, Module
 from ..engine.plan import Async, Sync, op
-from . import control, enqueue, read
-from . import why as reasons
+from . import control, read
+from .enqueue import enqueue, enqueue_many
 from .values import Job, JobOptions, Queue, State
+from .why import why
 
-__all__ = ["AsyncBoundJobs", "AsyncJobs", "BoundJobs", "Job", "JobOptions", "Jobs", "Queue", "State"]
+__all__ = ["AsyncBoundJobs", "AsyncJobQueue", "BoundJobs", "Job", "JobOptions", "JobQueue", "Queue", "State"]
 
 
 class _InTransaction:
     """What makes sense inside the caller's transaction."""
 
-    enqueue = op(enqueue.enqueue)
-    enqueue_many = op(enqueue.enqueue_many)
+    enqueue = op(enqueue)
+    enqueue_many = op(enqueue_many)
     get = op(read.get)
     list = op(read.list_)
     counts = op(read.counts)
@@ -25,18 +27,18 @@ class _InTransaction:
     resume = op(control.resume)
     configure = op(control.configure)
     queues = op(control.queues)
-    why = op(reasons.why)
+    why = op(why)
 
 
 class _Anywhere(_InTransaction):
     wait = op(read.wait)
 
 
-class Jobs(Sync, _Anywhere):
+class JobQueue(Module, _Anywhere):
     """Jobs and queues, blocking."""
 
 
-class AsyncJobs(Async, _Anywhere):
+class AsyncJobQueue(AsyncModule, _Anywhere):
     """Jobs and queues, awaited."""
 
 

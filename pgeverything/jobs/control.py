@@ -41,7 +41,9 @@ def retry(id: int) -> Plan[None]:  # noqa: A002
         params = nobody | {"ids": [id], "limit": 1, "start": 0.0, "gap": 0.0}
         if (yield from Query(DEAD["redrive"], params, same))[0][0]:
             return
-        raise JobStateError(f"job {id} cannot be tried again: another unfinished job has its unique_key={job.unique_key!r}")
+        raise JobStateError(
+            f"job {id} cannot be tried again: another unfinished job has its unique_key={job.unique_key!r}"
+        )
     if job.state == "scheduled":
         yield from Query(SQL["hurry"], {"id": id}, nothing)
         return
@@ -63,9 +65,9 @@ def resume(queue: str) -> Plan[None]:
 def configure(
     queue: str,
     *,
-    max_depth: int | None | EllipsisType = ...,
+    max_depth: int | EllipsisType | None = ...,
     on_full: OnFull | EllipsisType = ...,
-    concurrency: int | None | EllipsisType = ...,
+    concurrency: int | EllipsisType | None = ...,
     per_key: int | EllipsisType = ...,
 ) -> Plan[None]:
     """Set the limits of a queue, for the whole fleet; those not given stay as they are.

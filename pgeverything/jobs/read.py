@@ -17,17 +17,20 @@ SQL = statements("jobs")
 
 def read_jobs(rows: Rows) -> list[Job]:
     """Read the columns that every statement about whole jobs selects, in the order of :class:`Job`'s fields."""
-    return [
-        Job(
-            *row[:5],
-            codec.decode(row[5]),
-            codec.decode(row[6]) if row[6] else {},
-            *row[7:25],
-            codec.decode(row[25]) if row[25] else None,
-            codec.decode(row[26]) if row[26] else None,
-        )
-        for row in rows
-    ]
+    return [_read_job(row) for row in rows]
+
+
+def _read_job(row: tuple[Any, ...]) -> Job:
+    args, headers, error, result = row[5], row[6], row[25], row[26]
+    fields = (
+        *row[:5],
+        codec.decode(args),
+        codec.decode(headers) if headers else {},
+        *row[7:25],
+        codec.decode(error) if error else None,
+        codec.decode(result) if result else None,
+    )
+    return Job(*fields)
 
 
 def find(id: int) -> Query[Job | None]:  # noqa: A002 - the public name of the thing
@@ -85,7 +88,8 @@ def failures(id: int) -> Plan[list[Mapping[str, Any]]]:  # noqa: A002
     """Return what went wrong with a job, attempt by attempt: `at`, `attempt`, `worker` and `error` of each."""
     rows = yield from Query(SQL["failures"], {"id": id}, same)
     return [
-        {"at": at, "attempt": attempt, "worker": worker, "error": codec.decode(error)} for at, attempt, worker, error in rows
+        {"at": at, "attempt": attempt, "worker": worker, "error": codec.decode(error)}
+        for at, attempt, worker, error in rows
     ]
 
 
@@ -118,5 +122,7 @@ def wait(id: int, timeout: Duration | None = None) -> Plan[Job]:  # noqa: A002
         left = None if left is None else left - step
     job = yield from get(id)
     if job.state != "succeeded":
-        raise JobFailed(f"job {id} is {job.state}: {job.reason or (job.error or {}).get('message', 'no reason given')}")
+        raise JobFailed(
+            f"job {id} is {job.state}: {job.reason or (job.error or {}).get('message', 'no reason given')}"
+        )
     return job

@@ -10,7 +10,7 @@ import functools
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import resources
 
@@ -31,7 +31,7 @@ class Migration:
     version: int
     name: str
     breaking: bool
-    sql: str
+    sql: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,9 @@ def verify(schema: str, *, pending_is_fine: bool = False) -> Plan[None]:
     """
     rows = yield from _applied(schema)
     known = {migration.version for migration in migrations()}
-    if newer := [f"{version:04d} {name}" for version, name, breaking, _ in rows if version not in known and breaking]:
+    if newer := [
+        f"{version:04d} {name}" for version, name, breaking, _ in rows if version not in known and breaking
+    ]:
         raise SchemaTooNew(
             f"schema {schema!r} was migrated by a newer pgeverything ({', '.join(newer)}): upgrade this installation"
         )

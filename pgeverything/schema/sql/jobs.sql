@@ -125,17 +125,16 @@ with held as (
     union all select queue, 'running', count(*) from pgeverything.running group by queue
     union all select queue, 'dead', count(*) from pgeverything.jobs where dead group by queue
   ) c group by queue, state)
-select coalesce(q.name, h.queue), coalesce(bool_or(q.paused), false), max(q.max_depth), coalesce(max(q.on_full), 'raise'),
-       max(q.concurrency), coalesce(max(q.per_key), 1),
-       coalesce(sum(h.n) filter (where h.state = 'ready'), 0)::bigint,
-       coalesce(sum(h.n) filter (where h.state = 'waiting'), 0)::bigint,
-       coalesce(sum(h.n) filter (where h.state = 'scheduled'), 0)::bigint,
-       coalesce(sum(h.n) filter (where h.state = 'running'), 0)::bigint,
-       coalesce(sum(h.n) filter (where h.state = 'dead'), 0)::bigint,
+select n.name, coalesce(q.paused, false), q.max_depth, coalesce(q.on_full, 'raise'), q.concurrency, coalesce(q.per_key, 1),
+       coalesce((select h.n from held h where h.queue = n.name and h.state = 'ready'), 0),
+       coalesce((select h.n from held h where h.queue = n.name and h.state = 'waiting'), 0),
+       coalesce((select h.n from held h where h.queue = n.name and h.state = 'scheduled'), 0),
+       coalesce((select h.n from held h where h.queue = n.name and h.state = 'running'), 0),
+       coalesce((select h.n from held h where h.queue = n.name and h.state = 'dead'), 0),
        (select count(*) from pgeverything.workers w
-        where coalesce(q.name, h.queue) = any (w.queues) and w.heartbeat_at > clock_timestamp() - interval '30 seconds')
-from pgeverything.queues q full join held h on h.queue = q.name
-group by coalesce(q.name, h.queue)
+        where n.name = any (w.queues) and w.heartbeat_at > clock_timestamp() - interval '30 seconds')
+from (select name from pgeverything.queues union select queue from held) n
+left join pgeverything.queues q on q.name = n.name
 order by 1;
 
 -- name: failures

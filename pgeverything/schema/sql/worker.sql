@@ -28,7 +28,7 @@ delete from pgeverything.workers where id = %(worker)s::bigint;
 select pg_notify('pgeverything', %(payload)s::text);
 
 -- name: lanes
--- The (queue, priority) pairs that hold ready jobs, found by hopping from one to the next in the index. It hops
+-- The (queue, priority) pairs that hold ready jobs, and whether the queue has a fleet-wide limit. Found by hopping from one to the next in the index. It hops
 -- backwards: the newest end of a lane is live, while its oldest may be a long run of dead rows under a pinned snapshot.
 with recursive lane as (
   (select r.queue, r.priority from pgeverything.ready r order by r.queue desc, r.priority desc, r.seq desc limit 1)
@@ -38,7 +38,9 @@ with recursive lane as (
     select r.queue, r.priority from pgeverything.ready r
     where (r.queue, r.priority) < (l.queue, l.priority)
     order by r.queue desc, r.priority desc, r.seq desc limit 1) n)
-select queue, priority from lane where queue = any (%(queues)s::text[]);
+select l.queue, l.priority,
+       exists (select from pgeverything.queues q where q.name = l.queue and q.concurrency is not null) as limited
+from lane l where l.queue = any (%(queues)s::text[]);
 
 -- name: claim
 -- Take up to `limit` jobs from these lanes, in their order, each from behind the place where the last claim ended.
@@ -64,8 +66,8 @@ started as (
   insert into pgeverything.running (job, token, worker, queue, attempt, crashes, started_at)
   select p.job, p.seq, %(worker)s::bigint, p.queue, p.attempt + 1, p.crashes, clock_timestamp() from picked p)
 select p.job, p.seq, j.task, j.args::text, p.attempt + 1, j.queue, j.priority, j.ordering_key, j.max_attempts,
-       extract(epoch from j.timeout)::double precision,
-       j.expires_at < clock_timestamp()
+       extract(epoch from j.timeout)::double precision, j.expires_at < clock_timestamp(),
+       p.crashes, j.headers::text, j.unique_key, j.created_at
 from picked p join pgeverything.jobs j on j.id = p.job;
 
 -- name: limited
@@ -95,8 +97,8 @@ started as (
   insert into pgeverything.running (job, token, worker, queue, attempt, crashes, started_at, limited)
   select p.job, p.seq, %(worker)s::bigint, p.queue, p.attempt + 1, p.crashes, clock_timestamp(), true from picked p)
 select p.job, p.seq, j.task, j.args::text, p.attempt + 1, j.queue, j.priority, j.ordering_key, j.max_attempts,
-       extract(epoch from j.timeout)::double precision,
-       j.expires_at < clock_timestamp()
+       extract(epoch from j.timeout)::double precision, j.expires_at < clock_timestamp(),
+       p.crashes, j.headers::text, j.unique_key, j.created_at
 from picked p join pgeverything.jobs j on j.id = p.job;
 
 -- name: finish
@@ -287,12 +289,18 @@ where not exists (select from pgeverything.turns t where t.queue = l.queue and t
 select created, dropped from pgeverything.maintain_partitions(7, make_interval(secs => %(keep)s::double precision));
 
 -- name: sweep_turn
--- Take the fleet's turn to sweep, unless somebody took one less than `every` seconds ago.
-insert into pgeverything.sweeps as s (name, swept_at, next_at)
-values ('jobs', clock_timestamp(), clock_timestamp() + make_interval(secs => %(every)s::double precision))
-on conflict (name) do update set swept_at = excluded.swept_at, next_at = excluded.next_at
-where s.next_at <= excluded.swept_at
-returning true;
+-- Take the fleet's turn at something; returns 0 when it is ours, else in how many seconds the next one is due.
+with taken as (
+  insert into pgeverything.sweeps as s (name, swept_at, next_at)
+  values (%(name)s::text, clock_timestamp(), clock_timestamp() + make_interval(secs => %(every)s::double precision))
+  on conflict (name) do update set swept_at = excluded.swept_at, next_at = excluded.next_at
+  where s.next_at <= excluded.swept_at
+  returning 0)
+select coalesce(
+  (select 0.0::double precision from taken),
+  (select greatest(extract(epoch from s.next_at - clock_timestamp())::double precision, 0.1)
+   from pgeverything.sweeps s where s.name = %(name)s::text),
+  0.1);
 
 -- name: orphans
 -- Put back what a claim took for this worker without the answer ever reaching it (its connection broke).
