@@ -215,9 +215,7 @@ class AsyncPgEverything(_Application):
         return await self._on_own_connection(migrations.status(self.schema))
 
     async def _on_own_connection(self, plan: Plan[T]) -> T:
-        async with await psycopg.AsyncConnection.connect(
-            self._database.conninfo(), autocommit=True
-        ) as connection:
+        async with await psycopg.AsyncConnection.connect(self._database.conninfo(), autocommit=True) as connection:
             return await adrive(AsyncPsycopgCarrier(connection, self.schema), plan)
 
     def on(self, held: AsyncJoinable) -> AsyncBound:

@@ -82,9 +82,7 @@ class Arguments:
         self._defaults = len(sent) > len(self._required)
         self._positional_only = [(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_ONLY]
         self._decode = _compile(description, sent, annotations)
-        self._texts = [
-            name for name, kind in annotations.items() if _takes_text(msgspec.inspect.type_info(kind))
-        ]
+        self._texts = [name for name, kind in annotations.items() if _takes_text(msgspec.inspect.type_info(kind))]
 
     @classmethod
     def of(cls, function: Callable[..., Any], context_type: type) -> Arguments:
@@ -220,9 +218,7 @@ def _describe(function: Callable[..., Any], signature: inspect.Signature, hidden
         for p in signature.parameters.values()
         if p.name not in hidden
     ]
-    return (
-        f"{_name(function)}{signature.replace(parameters=shown, return_annotation=inspect.Signature.empty)}"
-    )
+    return f"{_name(function)}{signature.replace(parameters=shown, return_annotation=inspect.Signature.empty)}"
 
 
 class _AsWritten:
@@ -263,9 +259,7 @@ def _resolve(function: Callable[..., Any], name: str, annotation: Any, context_t
         )
     except Exception as error:
         reason = _unresolved(error) if isinstance(error, NameError) else f"{type(error).__name__}: {error}"
-        raise TaskError(
-            f"{describe(function)}: the annotation of {name!r} cannot be read: {reason}"
-        ) from error
+        raise TaskError(f"{describe(function)}: the annotation of {name!r} cannot be read: {reason}") from error
     # `object` promises as little as `Any`, but msgspec would take it for a class of the user's.
     return Any if hints[name] is object else hints[name]
 
@@ -294,9 +288,7 @@ def _compile(
             )
     # UNSET tells a value that was not sent from None.
     fields = [
-        (p.name, annotations[p.name])
-        if p.default is p.empty
-        else (p.name, annotations[p.name], msgspec.UNSET)
+        (p.name, annotations[p.name]) if p.default is p.empty else (p.name, annotations[p.name], msgspec.UNSET)
         for p in parameters
     ]
     try:

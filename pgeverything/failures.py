@@ -23,9 +23,7 @@ _MEMBERS = 200  # of an exception group that go into a fingerprint
 
 _PACKAGE = f"{Path(__file__).parent}/"
 _STANDARD_LIBRARY = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib")})
-_COMPREHENSIONS = frozenset(
-    {"<listcomp>", "<dictcomp>", "<setcomp>"}
-)  # frames of their own before Python 3.12
+_COMPREHENSIONS = frozenset({"<listcomp>", "<dictcomp>", "<setcomp>"})  # frames of their own before Python 3.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +172,7 @@ def _origin(error: BaseException) -> str:
                 break
             entered.add(frame.f_code)
         entry = entry.tb_next
-    return (
-        f"{best.f_globals.get('__name__', '?')}.{best.f_code.co_qualname}" if best is not None else "no frame"
-    )
+    return f"{best.f_globals.get('__name__', '?')}.{best.f_code.co_qualname}" if best is not None else "no frame"
 
 
 def _rank(frame: FrameType) -> int:

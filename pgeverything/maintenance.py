@@ -58,9 +58,7 @@ class Sweeper:
         rows = await self._run("rescue", silence=SILENCE, most=MOST_CRASHES)
         rescued, dead = rows[0][:2]
         if rescued:
-            log.warning(
-                "rescued %s job(s) of silent workers; %s of them had crashed too often", rescued, dead
-            )
+            log.warning("rescued %s job(s) of silent workers; %s of them had crashed too often", rescued, dead)
         await self._run("settle_cancellations")
         await self._run("nudge_lines")
 

@@ -55,20 +55,12 @@ class Retry:
 
     def __post_init__(self) -> None:
         if not isinstance(self.attempts, int) or isinstance(self.attempts, bool) or self.attempts < 1:
-            raise InvalidArgument(
-                f"attempts={self.attempts!r} must be a whole number from 1; 1 means no retry"
-            )
+            raise InvalidArgument(f"attempts={self.attempts!r} must be a whole number from 1; 1 means no retry")
         first, most = seconds(self.first, "first", zero=False), seconds(self.most, "most", zero=False)
         if most < first:
             raise InvalidArgument(f"most={self.most!r} must not be shorter than first={self.first!r}")
-        if (
-            not isinstance(self.factor, int | float)
-            or isinstance(self.factor, bool)
-            or not 1 <= self.factor <= 1000
-        ):
-            raise InvalidArgument(
-                f"factor={self.factor!r} must be a number from 1 to 1000; 1 waits equally long"
-            )
+        if not isinstance(self.factor, int | float) or isinstance(self.factor, bool) or not 1 <= self.factor <= 1000:
+            raise InvalidArgument(f"factor={self.factor!r} must be a number from 1 to 1000; 1 waits equally long")
         if self.jitter not in ("full", "none"):
             raise InvalidArgument(f'jitter={self.jitter!r} must be "full" or "none"')
         if self.delay is not None and not callable(self.delay):
@@ -80,9 +72,7 @@ class Retry:
 
     def _check_exceptions(self) -> None:
         if not isinstance(self.exceptions, Mapping):
-            raise InvalidArgument(
-                f"exceptions={self.exceptions!r} must map exception classes to Retry or None"
-            )
+            raise InvalidArgument(f"exceptions={self.exceptions!r} must map exception classes to Retry or None")
         for kind, policy in self.exceptions.items():
             if not isinstance(kind, type) or not issubclass(kind, BaseException):
                 raise InvalidArgument(f"exceptions has the key {kind!r}, which is not an exception class")
@@ -90,9 +80,7 @@ class Retry:
             if policy is not None and not isinstance(policy, Retry):
                 raise InvalidArgument(f"{label}={policy!r} must be a Retry, or None to not retry")
             if policy is not None and policy.exceptions:
-                raise InvalidArgument(
-                    f"{label} must not have exceptions of its own; list them all in the outer one"
-                )
+                raise InvalidArgument(f"{label} must not have exceptions of its own; list them all in the outer one")
         # A copy, so that a policy shared by many tasks cannot change under them.
         object.__setattr__(self, "exceptions", dict(self.exceptions))
 

@@ -31,9 +31,7 @@ def conninfo(url: str) -> str:
     if not separator:
         return url  # "host=... dbname=...", or empty: libpq's own form
     if scheme not in ("postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"):
-        raise ConfigurationError(
-            f"{scheme}:// is not a PostgreSQL URL: write postgresql://user@host/database"
-        )
+        raise ConfigurationError(f"{scheme}:// is not a PostgreSQL URL: write postgresql://user@host/database")
     return f"postgresql://{rest}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .durations import Duration, seconds
 
 
-class Snooze(Exception):  # noqa: N818 - a signal, not an error
+class Snooze(Exception):
     """Run this job again later; the attempt does not count.
 
     Args:
@@ -17,7 +17,7 @@ class Snooze(Exception):  # noqa: N818 - a signal, not an error
         super().__init__(f"snoozed for {self.seconds:g} s")
 
 
-class Cancel(Exception):  # noqa: N818
+class Cancel(Exception):
     """End this job as cancelled: there is nothing left to do.
 
     Args:
@@ -29,7 +29,7 @@ class Cancel(Exception):  # noqa: N818
         self.reason = reason
 
 
-class Reject(Exception):  # noqa: N818
+class Reject(Exception):
     """This job can never succeed: it is dead at once, whatever attempts are left.
 
     Args:

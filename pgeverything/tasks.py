@@ -117,7 +117,8 @@ class Registry:
         check_name(definition.name, "name")
         if (other := self._tasks.get(definition.name)) and not _same(other.function, function):
             raise TaskError(
-                f"two tasks are named {definition.name!r}: {_where(other.function)} and {_where(function)}; give one a name="
+                f"two tasks are named {definition.name!r}: {_where(other.function)} and {_where(function)}; "
+                f"give one a name="
             )
         self._tasks[definition.name] = definition
         return definition

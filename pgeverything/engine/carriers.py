@@ -263,9 +263,7 @@ class AsyncEngineCarrier:
 def supported(bind: Any) -> Any:
     """Return a SQLAlchemy bind whose driver we can speak to, for blocking callers."""
     if (driver := bind.dialect.driver) != "psycopg" or bind.dialect.name != "postgresql":
-        raise ConfigurationError(
-            f"{bind.dialect.name}+{driver} is not supported here: use postgresql+psycopg://"
-        )
+        raise ConfigurationError(f"{bind.dialect.name}+{driver} is not supported here: use postgresql+psycopg://")
     return bind
 
 
@@ -280,9 +278,7 @@ def async_supported(bind: Any) -> Any:
 
 def _is(held: object, name: str) -> bool:
     """Whether `held` is an instance of a SQLAlchemy class of that name, without importing SQLAlchemy."""
-    return any(
-        cls.__name__ == name and cls.__module__.startswith("sqlalchemy.") for cls in type(held).__mro__
-    )
+    return any(cls.__name__ == name and cls.__module__.startswith("sqlalchemy.") for cls in type(held).__mro__)
 
 
 def join(held: Joinable, schema: str) -> Carrier:
@@ -311,9 +307,7 @@ def ajoin(held: AsyncJoinable, schema: str) -> AsyncCarrier:
     if _is(held, "AsyncConnection"):
         return AsyncAlchemyCarrier(async_supported(held), schema)
     raise InvalidArgument(
-        _refusal(
-            held, "a psycopg.AsyncConnection, a SQLAlchemy AsyncConnection or an AsyncSession", "PgEverything"
-        )
+        _refusal(held, "a psycopg.AsyncConnection, a SQLAlchemy AsyncConnection or an AsyncSession", "PgEverything")
     )
 
 

@@ -202,9 +202,7 @@ def _refuse_bad_numbers(value: object, name: str) -> None:
     plain = msgspec.to_builtins(value, enc_hook=_as_base)
     for path, item in _walk(plain):
         if isinstance(item, float) and item - item != 0:
-            raise InvalidArgument(
-                f"{name}{path} is {item}, which JSON has no word for; pass None or a string"
-            )
+            raise InvalidArgument(f"{name}{path} is {item}, which JSON has no word for; pass None or a string")
         if isinstance(item, int) and abs(item) >= 10**_MOST_DIGITS:
             raise InvalidArgument(
                 f"{name}{path} has more than {_MOST_DIGITS} digits, too many to read back; pass a string"

@@ -51,9 +51,7 @@ class Listener:
                 ) as connection:
                     await connection.execute(sql.SQL("listen {}").format(sql.Identifier(self._channel)))
                     if not await self._self_test(connection):
-                        log.warning(
-                            "LISTEN does not work on this connection (a transaction pooler?): polling instead"
-                        )
+                        log.warning("LISTEN does not work on this connection (a transaction pooler?): polling instead")
                         self.tested.set()
                         return
                     self.works = True

@@ -66,15 +66,25 @@ Plan: TypeAlias = Generator[Step, Any, T_co]
 class Carrier(Protocol):
     """Whatever holds a connection for blocking callers."""
 
-    def execute(self, query: Query[Any]) -> Rows: ...
-    def atomic(self) -> AbstractContextManager[Carrier]: ...
+    def execute(self, query: Query[Any]) -> Rows:
+        """Run one statement and return its rows."""
+        ...
+
+    def atomic(self) -> AbstractContextManager[Carrier]:
+        """Return a carrier on which statements are one unit."""
+        ...
 
 
 class AsyncCarrier(Protocol):
     """Whatever holds a connection for asyncio."""
 
-    async def execute(self, query: Query[Any]) -> Rows: ...
-    def atomic(self) -> AbstractAsyncContextManager[AsyncCarrier]: ...
+    async def execute(self, query: Query[Any]) -> Rows:
+        """Run one statement and return its rows."""
+        ...
+
+    def atomic(self) -> AbstractAsyncContextManager[AsyncCarrier]:
+        """Return a carrier on which statements are one unit."""
+        ...
 
 
 def drive(carrier: Carrier, plan: Plan[T]) -> T:

@@ -53,7 +53,7 @@ async def _async_alive(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 class Database:
-    """A target, resolved when it is first used; again after a fork, because a child must not share its parent's sockets."""
+    """A target, resolved when it is first used, and again after a fork: a child must not share its parent's sockets."""
 
     def __init__(self, target: Target, schema: str, check: Check) -> None:
         self.target, self.schema, self._check = target, schema, check
@@ -108,7 +108,7 @@ class Database:
 
 
 class AsyncDatabase:
-    """The same for asyncio, resolved once per event loop, because connections belong to the loop they were opened in."""
+    """The same for asyncio, resolved once per event loop: a connection belongs to the loop it was opened in."""
 
     def __init__(self, target: AsyncTarget, schema: str, check: Check) -> None:
         self.target, self.schema, self._check = target, schema, check
@@ -185,7 +185,7 @@ def _conninfo(target: Target | AsyncTarget) -> str:
     from ..local import ensure  # noqa: PLC0415 - the one who has a server never loads this
 
     server = ensure()
-    print(
+    print(  # noqa: T201 - said once, because nobody named it
         f"pgeverything: no database named, using the private local server at {server.data_dir}",
         file=sys.stderr,
     )

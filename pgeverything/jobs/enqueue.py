@@ -195,13 +195,9 @@ def _batches(texts: Sequence[str]) -> Generator[Sequence[str], None, None]:
 def _await_room(queue: str, wanted: int) -> Plan[None]:
     """Wait until a full queue has room, when that is what it says; raise otherwise."""
     waited, pause = 0.0, 0.02
-    while (
-        on_full := (yield from Query(SQL["full"], {"queue": queue, "wanted": wanted}, one_or_none))
-    ) is not None:
+    while (on_full := (yield from Query(SQL["full"], {"queue": queue, "wanted": wanted}, one_or_none))) is not None:
         if on_full != "wait":
-            raise QueueFull(
-                f"queue {queue!r} has no room for {wanted} more: try again later, or raise its max_depth"
-            )
+            raise QueueFull(f"queue {queue!r} has no room for {wanted} more: try again later, or raise its max_depth")
         if waited >= _FULL_WAIT:
             raise QueueFull(f"queue {queue!r} had no room for {wanted} more within {_FULL_WAIT:.0f} s")
         yield Sleep(pause)

@@ -81,7 +81,7 @@ def counts(queue: str | None = None) -> Plan[dict[State, int]]:
     The finished ones are those that retention still keeps; counting them reads their index, about 0.1 s a million.
     """
     found = yield from Query(SQL["counts"], {"queue": queue}, same)
-    return dict.fromkeys(STATES, 0) | {state: n for state, n in found}
+    return dict.fromkeys(STATES, 0) | dict(found)
 
 
 def failures(id: int) -> Plan[list[Mapping[str, Any]]]:  # noqa: A002
@@ -122,7 +122,5 @@ def wait(id: int, timeout: Duration | None = None) -> Plan[Job]:  # noqa: A002
         left = None if left is None else left - step
     job = yield from get(id)
     if job.state != "succeeded":
-        raise JobFailed(
-            f"job {id} is {job.state}: {job.reason or (job.error or {}).get('message', 'no reason given')}"
-        )
+        raise JobFailed(f"job {id} is {job.state}: {job.reason or (job.error or {}).get('message', 'no reason given')}")
     return job

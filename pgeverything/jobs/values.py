@@ -138,12 +138,7 @@ class JobOptions:
 
 def check_name(value: object, name: str, most: int = 200) -> None:
     """Refuse what cannot be a queue, task or key: not text, empty, with NUL, or longer than `most` bytes."""
-    if (
-        not isinstance(value, str)
-        or not value
-        or "\0" in value
-        or len(value.encode("utf-8", "surrogatepass")) > most
-    ):
+    if not isinstance(value, str) or not value or "\0" in value or len(value.encode("utf-8", "surrogatepass")) > most:
         raise InvalidArgument(f"{name}={value!r} must be text of 1 to {most} bytes without NUL")
 
 

@@ -46,12 +46,14 @@ class MigrationStatus:
 @functools.cache
 def migrations() -> tuple[Migration, ...]:
     """Return the migrations this library knows, in order."""
-    found = []
-    for file in (resources.files("pgeverything.schema") / "migrations").iterdir():
-        if match := _FILE.fullmatch(file.name):
-            text = file.read_text("utf-8")
-            found.append(Migration(int(match[1]), match[2], text.startswith("-- breaking\n"), text))
+    files = (resources.files("pgeverything.schema") / "migrations").iterdir()
+    found = [_read(file.name, file.read_text("utf-8")) for file in files if _FILE.fullmatch(file.name)]
     return tuple(sorted(found, key=lambda migration: migration.version))
+
+
+def _read(file: str, text: str) -> Migration:
+    number, _, name = file.removesuffix(".sql").partition("_")
+    return Migration(int(number), name, text.startswith("-- breaking\n"), text)
 
 
 def script(schema: str, after: int = 0) -> str:
@@ -109,15 +111,15 @@ def migrate(schema: str) -> Plan[list[Migration]]:
 
 
 def _apply(schema: str, migration: Migration) -> Plan[bool]:
-    """Apply one migration, unless it is there. The lock is taken before looking: the second migrator sees the first's work."""
+    """Apply one migration unless it is there. The lock comes first: a second migrator sees the work of the first."""
     yield from Query(SQL["lock"], {"schema": schema}, nothing)
     if migration.version in {row.version for row in (yield from status(schema)) if row.applied_at}:
         return False
     role, allowed = (yield from Query(SQL["may_create"], {"schema": schema}, same))[0]
     if not allowed:
         raise SchemaError(
-            f"role {role!r} may not create tables in schema {schema!r}: run `pgeverything migrate` as the schema's owner, "
-            "or have the owner run the output of `pgeverything migrate --sql`"
+            f"role {role!r} may not create tables in schema {schema!r}: run `pgeverything migrate` as "
+            "its owner, or have the owner run the output of `pgeverything migrate --sql`"
         )
     if migration.version == 1:
         yield from _raw("foundation", in_schema(_FOUNDATION, schema).replace("schema_name", _quoted(schema)))
@@ -154,9 +156,7 @@ def verify(schema: str, *, pending_is_fine: bool = False) -> Plan[None]:
     """
     rows = yield from _applied(schema)
     known = {migration.version for migration in migrations()}
-    if newer := [
-        f"{version:04d} {name}" for version, name, breaking, _ in rows if version not in known and breaking
-    ]:
+    if newer := [f"{version:04d} {name}" for version, name, breaking, _ in rows if version not in known and breaking]:
         raise SchemaTooNew(
             f"schema {schema!r} was migrated by a newer pgeverything ({', '.join(newer)}): upgrade this installation"
         )

@@ -31,9 +31,7 @@ class Acknowledger:
         settled: called with the jobs that are out of our hands, and whether others became ready by it.
     """
 
-    def __init__(
-        self, carrier: AsyncCarrier, lease: Lease, settled: Callable[[Sequence[Outcome], bool], None]
-    ) -> None:
+    def __init__(self, carrier: AsyncCarrier, lease: Lease, settled: Callable[[Sequence[Outcome], bool], None]) -> None:
         self._carrier, self._lease, self._settled = carrier, lease, settled
         self._outcomes: list[Outcome] = []
         self._some = asyncio.Event()

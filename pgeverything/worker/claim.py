@@ -20,7 +20,7 @@ SQL = statements("worker")
 
 
 class Pace:
-    """Rations something that may be cheap or expensive: at most `share` of the time, at most `longest` seconds apart."""
+    """Rations what may be cheap or expensive: at most `share` of the time, at most `longest` seconds apart."""
 
     def __init__(self, share: float = 0.05, longest: float = 2.0) -> None:
         self._share, self._longest = share, longest

@@ -40,9 +40,9 @@ class JobContext:
 
     def __init__(self, claimed: Claimed, load: Callable[[Claimed], Job], transactions: Transactions) -> None:
         self._claimed, self._load, self._transactions = claimed, load, transactions
-        claimed.stop = threading.Event()
+        self._stop = claimed.stop = threading.Event()
         if claimed.cancelled or claimed.lost:
-            claimed.stop.set()
+            self._stop.set()
 
     @property
     def job(self) -> Job:
@@ -56,9 +56,8 @@ class JobContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the handler should stop: a cancel, a timeout, a lost lease, or a worker at the end of its patience."""
-        assert self._claimed.stop is not None
-        return self._claimed.stop.is_set()
+        """Whether the handler should stop: a cancel, a timeout, a lost lease, or a worker that cannot wait longer."""
+        return self._stop.is_set()
 
     def progress(self, share: float, note: str | None = None) -> None:
         """Say how far the job is. Written at most once a second, so call it as often as you like.

@@ -36,9 +36,7 @@ class Executor:
             return Failed(claimed, None, "expired before it started", counts=False)
         definition = self._tasks.get(claimed.task)
         if definition is None:
-            return Failed(
-                claimed, None, f"unknown task: no worker here has {claimed.task!r} registered", counts=False
-            )
+            return Failed(claimed, None, f"unknown task: no worker here has {claimed.task!r} registered", counts=False)
         arguments = definition.arguments
         context = None
         if arguments.context is not None:
@@ -61,9 +59,7 @@ class Executor:
             return self._interrupted(claimed, error)
         except Exception as error:
             if claimed.completed:
-                log.exception(
-                    "job %s (%s) raised after its transaction had completed it", claimed.job, claimed.task
-                )
+                log.exception("job %s (%s) raised after its transaction had completed it", claimed.job, claimed.task)
                 return None
             return raised(claimed, error, definition.retry)
         finally:
@@ -98,9 +94,7 @@ class Executor:
     ) -> Any:
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
-        future = loop.run_in_executor(
-            self._threads, lambda: context.run(definition.function, *args, **kwargs)
-        )
+        future = loop.run_in_executor(self._threads, lambda: context.run(definition.function, *args, **kwargs))
         done, _ = await asyncio.wait({future}, timeout=timeout)
         if not done:
             # A thread cannot be stopped. Its job fails now; its slot stays taken until the thread has ended, so that

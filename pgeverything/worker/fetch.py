@@ -149,9 +149,7 @@ class Fetcher:
         return int(moved)
 
     async def _say_asleep(self, asleep: bool) -> None:
-        await self._carrier.execute(
-            Query(SQL["sleep"], {"worker": self._lease.worker, "asleep": asleep}, nothing)
-        )
+        await self._carrier.execute(Query(SQL["sleep"], {"worker": self._lease.worker, "asleep": asleep}, nothing))
         self._asleep = asleep
 
     async def _idle(self) -> bool:

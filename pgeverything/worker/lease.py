@@ -16,9 +16,7 @@ SQL = statements("worker")
 
 HEARTBEAT = 10.0  # seconds between heartbeats
 SILENCE = 30.0  # seconds without one after which others take the jobs
-TRUSTED = (
-    25.0  # seconds since the last good heartbeat was sent for which we trust the lease: less than SILENCE
-)
+TRUSTED = 25.0  # seconds since the last good heartbeat was sent for which we trust the lease: less than SILENCE
 
 
 class Lease:

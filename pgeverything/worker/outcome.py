@@ -24,9 +24,7 @@ class Ended:
 
     __slots__ = ("claimed", "reason", "result", "state")
 
-    def __init__(
-        self, claimed: Claimed, state: str, result: str | None = None, reason: str | None = None
-    ) -> None:
+    def __init__(self, claimed: Claimed, state: str, result: str | None = None, reason: str | None = None) -> None:
         self.claimed, self.state, self.result, self.reason = claimed, state, result, reason
 
 
@@ -79,9 +77,7 @@ def raised(claimed: Claimed, error: BaseException, retry: Retry) -> Outcome:
         failure.message,
         "dead" if delay is None else f"again in {delay:.1f} s",
     )
-    return Failed(
-        claimed, delay, None if delay is not None else f"failed at attempt {claimed.attempt}", failure
-    )
+    return Failed(claimed, delay, None if delay is not None else f"failed at attempt {claimed.attempt}", failure)
 
 
 def finish(worker: int, outcomes: Sequence[Ended]) -> Query[tuple[list[int], int]]:

@@ -82,9 +82,7 @@ class Transactions:
         async with self._apool.connection() as connection:
             async with connection.transaction():
                 yield self._abind(connection)
-                _accept(
-                    await AsyncPsycopgCarrier(connection, self._schema).execute(_finish(claimed)), claimed
-                )
+                _accept(await AsyncPsycopgCarrier(connection, self._schema).execute(_finish(claimed)), claimed)
             claimed.completed = True
 
     async def close(self) -> None:
@@ -97,19 +95,13 @@ class Transactions:
 
 def _refuse_second(claimed: Claimed) -> None:
     if claimed.completed:
-        raise JobError(
-            f"job {claimed.job} was completed by its first transaction(): do all its writes in one"
-        )
+        raise JobError(f"job {claimed.job} was completed by its first transaction(): do all its writes in one")
 
 
 def _finish(claimed: Claimed) -> Query[Rows]:
-    return Query(
-        SQL["finish_here"], {"job": claimed.job, "token": claimed.token, "worker": claimed.worker}, same
-    )
+    return Query(SQL["finish_here"], {"job": claimed.job, "token": claimed.token, "worker": claimed.worker}, same)
 
 
 def _accept(rows: Rows, claimed: Claimed) -> None:
     if not rows:
-        raise JobLost(
-            f"job {claimed.job} is not this worker's any more: its lease was lost; nothing was committed"
-        )
+        raise JobLost(f"job {claimed.job} is not this worker's any more: its lease was lost; nothing was committed")

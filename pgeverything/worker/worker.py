@@ -108,18 +108,14 @@ class Worker:
         def on_signal(number: int) -> None:
             if self._stopping.is_set():
                 log.warning("second signal: stopping at once; what runs is rescued by other workers")
-                signal.signal(
-                    number, signal.SIG_DFL
-                )  # not sys.exit, which would wait for the handlers' threads
+                signal.signal(number, signal.SIG_DFL)  # not sys.exit, which would wait for the handlers' threads
                 signal.raise_signal(signal.Signals(number))
             else:
                 log.info("%s: claiming nothing more, finishing what runs", signal.Signals(number).name)
                 self.stop()
 
         handled = []
-        with contextlib.suppress(
-            ValueError, NotImplementedError
-        ):  # not the main thread: nobody sends it signals
+        with contextlib.suppress(ValueError, NotImplementedError):  # not the main thread: nobody sends it signals
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, on_signal, number)
                 handled.append(number)
@@ -180,9 +176,7 @@ class Worker:
         everything = [fetching, stopping, *runners, *helpers, *listening]
         try:
             # A runner or a helper that ends is a defect: raise it, and do not leave a worker that only looks alive.
-            done, _ = await asyncio.wait(
-                [fetching, stopping, *runners, *helpers], return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait([fetching, stopping, *runners, *helpers], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
             self._fetcher.stop()

@@ -163,9 +163,7 @@ def test_a_handler_without_parameters() -> None:
 
     assert of(tick).bind() == of(tick).check({}) == "{}"
     assert of(tick).load("{}") == {}
-    with pytest.raises(
-        InvalidTaskArguments, match=r"tick\(\): got an unexpected argument: 'a'; it takes none"
-    ):
+    with pytest.raises(InvalidTaskArguments, match=r"tick\(\): got an unexpected argument: 'a'; it takes none"):
         of(tick).check({"a": 1})
 
 
@@ -226,9 +224,7 @@ def test_one_context_at_most() -> None:
 def test_an_annotation_that_does_not_exist_at_run_time_is_named() -> None:
     def haunted(fine: int, ghost: Ghost) -> None: ...
 
-    with pytest.raises(
-        TaskError, match=r"haunted\(fine: int, ghost: Ghost\).*'ghost'.*no 'Ghost' at run time"
-    ):
+    with pytest.raises(TaskError, match=r"haunted\(fine: int, ghost: Ghost\).*'ghost'.*no 'Ghost' at run time"):
         of(haunted)
 
     def broken(value: Any) -> None: ...

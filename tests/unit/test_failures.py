@@ -132,9 +132,7 @@ def test_explicit_causes_count_and_a_loop_of_causes_ends() -> None:
 
 def test_groups_do_not_depend_on_order_or_number_of_their_members() -> None:
     def group(*kinds: type[Exception]) -> Failure:
-        return failure(
-            lambda: (_ for _ in ()).throw(ExceptionGroup("several", [kind("x") for kind in kinds]))
-        )
+        return failure(lambda: (_ for _ in ()).throw(ExceptionGroup("several", [kind("x") for kind in kinds])))
 
     assert group(ValueError, KeyError).fingerprint == group(KeyError, ValueError, KeyError).fingerprint
     assert group(ValueError, KeyError).fingerprint != group(ValueError, OSError).fingerprint

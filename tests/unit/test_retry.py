@@ -86,9 +86,7 @@ def test_your_own_function_decides() -> None:
 
 
 @pytest.mark.parametrize("broken", [lambda *_: 1 / 0, lambda *_: "soon", lambda *_: -1, lambda: "1s"])
-def test_a_broken_function_is_logged_and_does_not_lose_the_job(
-    broken: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_broken_function_is_logged_and_does_not_lose_the_job(broken: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, "pgeverything.retry"):
         assert Retry(first="4s", jitter="none", delay=broken).next_delay(1, ERROR) == 4
     assert "the delay function of a Retry failed" in caplog.text
