@@ -1,16 +1,20 @@
 """The server of a test run, and databases on it for each test.
 
-``$PGEVERYTHING_TEST_URL`` names a server; without it Docker provides one if it answers, else a private local server
-is started. ``PGEVERYTHING_TEST_REQUIRE=docker`` or ``=url`` refuses to run on anything else.
+``$PGEVERYTHING_TEST_URL`` names a server; without it Docker provides one if it answers, else a private local
+server is started. ``PGEVERYTHING_TEST_REQUIRE=docker`` or ``=url`` refuses to run on anything else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import signal
+from typing import TYPE_CHECKING
 
 import pytest
 
 from . import server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _SOURCE = pytest.StashKey[server.Source]()
 _OWNER = pytest.StashKey[bool]()
@@ -23,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
     # With pytest-xdist this process is the first, and its workers inherit the choice.
     config.stash[_OWNER] = server.name_local_server()
+    # A run that a CI system or `timeout` ends must not leave its server behind; pytest knows only Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -42,7 +48,9 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.fixture(scope="session")
 def server_url(pytestconfig: pytest.Config) -> Iterator[str]:
     """The URL of the test run's server, as a role that may create databases."""
-    with server.running_server(pytestconfig.stash[_SOURCE]) as url:
+    terminal = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    tell = terminal.write_line if terminal is not None else print
+    with server.running_server(pytestconfig.stash[_SOURCE], tell) as url:
         yield url
 
 

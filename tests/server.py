@@ -8,10 +8,9 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import psycopg
@@ -19,6 +18,9 @@ from psycopg import sql
 from sqlalchemy import make_url
 
 from pgeverything import local
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 URL_VARIABLE = "PGEVERYTHING_TEST_URL"
 REQUIRE_VARIABLE = "PGEVERYTHING_TEST_REQUIRE"
@@ -49,17 +51,30 @@ def choose_source() -> Source:
 
 
 @contextmanager
-def running_server(source: Source) -> Iterator[str]:
-    """Yield the URL of a server, ``postgresql://``, with rights to create databases.
+def running_server(source: Source, tell: Callable[[str], None]) -> Iterator[str]:
+    """Yield the URL of a server, ``postgresql://``, as a role that may create databases.
 
     The local one is shared by the processes of a parallel test run; ``remove_local_server()`` ends it.
+
+    Args:
+        source: where to take it from.
+        tell: shows a line to the person who runs the tests.
     """
-    if source == "url":
-        yield _plain(os.environ[URL_VARIABLE])
-    elif source == "docker":
-        with _container() as url:
-            yield url
-    else:
+    with contextlib.ExitStack() as stack:
+        if source == "url":
+            yield _plain(os.environ[URL_VARIABLE])
+            return
+        if source == "docker":
+            try:
+                url = stack.enter_context(_container())
+            except Exception as error:
+                # Docker is there and the image is not, as on a train. The client has many errors for that.
+                if os.environ.get(REQUIRE_VARIABLE) == "docker":
+                    raise
+                tell(f"Docker answers but has no server ({error}); the tests use a local one")
+            else:
+                yield url
+                return
         yield local.ensure(Path(os.environ[_HOME_VARIABLE]), durable=False).url
 
 
@@ -97,10 +112,14 @@ def _container() -> Iterator[str]:
 
 
 def name_local_server() -> bool:
-    """Choose the directory of this test run's local server; say whether this process did, and so must end it."""
+    """Choose the directory of this test run's local server.
+
+    Returns:
+        Whether this process chose, and so has to end the server; False in the workers of a parallel run.
+    """
     if _HOME_VARIABLE in os.environ:
         return False
-    # Not pytest's own directory: its mode keeps out the account that runs the server when the tests run as root.
+    # Not pytest's own directory: as root the server's account could not enter it.
     home = Path(tempfile.gettempdir()).resolve() / f"pgeverything-test-{os.getpid()}-{secrets.token_hex(4)}"
     os.environ[_HOME_VARIABLE] = str(home)
     return True
@@ -142,15 +161,15 @@ def database_name(url: str) -> str:
     return make_url(url).database or ""
 
 
-def _execute(url: str, statement: sql.Composable) -> None:
+def _execute(url: str, statement: sql.Composed) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(statement)
 
 
 def _plain(url: str) -> str:
     """Take the driver out of a URL: ``postgresql+psycopg://`` is for SQLAlchemy only."""
-    return cast("str", make_url(url).set(drivername="postgresql").render_as_string(hide_password=False))
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def _render(url: str, database: str) -> str:
-    return cast("str", make_url(url).set(database=database).render_as_string(hide_password=False))
+    return make_url(url).set(database=database).render_as_string(hide_password=False)

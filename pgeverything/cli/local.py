@@ -99,7 +99,9 @@ def _as_json(status: LocalStatus) -> dict[str, str | int | None]:
 
 
 def _print_table(servers: list[LocalStatus]) -> None:
-    table = Table("version", "state", "pid", "data", "log", box=None)
+    table = Table(box=None)
+    for heading in ("version", "state", "pid", "data", "log"):
+        table.add_column(heading, overflow="fold")  # half a path is of no use
     for status in servers:
         server = status.server
         table.add_row(
@@ -110,5 +112,6 @@ def _print_table(servers: list[LocalStatus]) -> None:
             str(status.log_file),
         )
     console = Console()
-    # A path that is cut to the width of a pipe is of no use to anybody.
-    console.print(table, soft_wrap=True) if console.is_terminal else console.print(table, width=10_000)
+    if not console.is_terminal:
+        console.width = 1000  # a line per server for `grep`
+    console.print(table)
