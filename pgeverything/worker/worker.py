@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
 
 from ..durations import Duration, seconds
 from ..engine.carriers import AsyncPoolCarrier
 from ..engine.listen import Listener
 from ..engine.plan import Plan, Query, adrive, nothing
-from ..engine.pool import connection_options
+from ..engine.pool import new_async_pool
 from ..engine.statements import statements
 from ..errors import InvalidArgument
 from ..jobs.values import check_name, check_whole
@@ -140,10 +139,7 @@ class Worker:
         self._lease = Lease(self.queues, self.concurrency, self._name)
         transactions = Transactions(conninfo, self._schema, self.concurrency, self._bind, self._abind)
         self._executor = Executor(self._tasks, transactions, self.concurrency)
-        pool = AsyncConnectionPool[Any](
-            conninfo, kwargs=connection_options(), min_size=2, max_size=4, open=False, name="worker"
-        )
-        async with pool:
+        async with new_async_pool(conninfo, "worker", least=2, most=4) as pool:
             self._carrier = AsyncPoolCarrier(pool, self._schema)
             await adrive(self._carrier, self._verify(self._schema))
             await self._lease.begin(self._carrier)
