@@ -55,7 +55,7 @@ class PsycopgCarrier:
     def execute(self, query: Query[Any]) -> Rows:
         try:
             with self.connection.cursor(row_factory=tuple_row) as cursor:
-                cursor.execute(named(query.statement, self.schema), query.params)
+                cursor.execute(named(query.statement, self.schema), query.params, prepare=query.statement.prepare)
                 return cursor.fetchall() if cursor.description else ()
         except pg.Error as error:
             if better := explain(error, self.schema):
@@ -80,7 +80,7 @@ class AsyncPsycopgCarrier:
     async def execute(self, query: Query[Any]) -> Rows:
         try:
             async with self.connection.cursor(row_factory=tuple_row) as cursor:
-                await cursor.execute(named(query.statement, self.schema), query.params)
+                await cursor.execute(named(query.statement, self.schema), query.params, prepare=query.statement.prepare)
                 return await cursor.fetchall() if cursor.description else ()
         except pg.Error as error:
             if better := explain(error, self.schema):

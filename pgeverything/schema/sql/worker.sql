@@ -42,7 +42,7 @@ select l.queue, l.priority,
        exists (select from pgeverything.queues q where q.name = l.queue and q.concurrency is not null) as limited
 from lane l where l.queue = any (%(queues)s::text[]);
 
--- name: claim
+-- name: claim (planned anew)
 -- Take up to `limit` jobs from these lanes, in their order, each from behind the place where the last claim ended.
 -- The lateral scans are pulled one row at a time, so exactly the jobs that are taken are locked.
 with lanes as (
@@ -78,7 +78,7 @@ where q.name = any (%(queues)s::text[]) and q.concurrency is not null and not q.
 order by q.name
 for update skip locked;
 
--- name: claim_limited
+-- name: claim_limited (planned anew)
 -- Take what the limit of one locked queue leaves room for, highest priority first.
 with room as materialized (
   select least(%(limit)s::integer, q.concurrency - (
@@ -101,7 +101,7 @@ select p.job, p.seq, j.task, j.args::text, p.attempt + 1, j.queue, j.priority, j
        p.crashes, j.headers::text, j.unique_key, j.created_at
 from picked p join pgeverything.jobs j on j.id = p.job;
 
--- name: finish
+-- name: finish (planned anew)
 -- End jobs that this worker still owns: their bodies move to the finished ones, and their turns pass on. Returns the
 -- jobs that were accepted; a job that was rescued meanwhile is missing, and its late result is refused.
 with given as (
@@ -128,7 +128,7 @@ select array(select d.job from done d),
         from (select b.queue, b.ordering_key, count(*)::integer as n from body b where b.ordering_key is not null
               group by 1, 2 order by 1, 2) k);
 
--- name: fail
+-- name: fail (planned anew)
 -- Record failed attempts. A job with a `delay` tries again after so many seconds; one without is dead and passes its
 -- turn on. `used` is 1 where the attempt counts and 0 where it does not (a snooze).
 with given as (
@@ -161,7 +161,7 @@ select array(select d.job from done d),
               group by 1, 2 order by 1, 2) k),
        (select min(d.delay) from done d);
 
--- name: give_back
+-- name: give_back (planned anew)
 -- Return claimed jobs that were never started to the very place in line they came from.
 with given as (
   select g.job, g.token from unnest(%(jobs)s::bigint[], %(tokens)s::bigint[]) as g(job, token)),
@@ -176,7 +176,7 @@ back as (
   returning queue)
 select pgeverything.wake(b.queue) from (select distinct queue from back) b;
 
--- name: finish_here
+-- name: finish_here (planned anew)
 -- End one job inside its handler's own transaction. Its turn passes on through a note, because this transaction may
 -- stay open; no row means that the job is no longer this worker's.
 with done as (
