@@ -30,6 +30,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -44,6 +45,7 @@ from server import Databases, private_server
 def main() -> None:
     """Run the scenarios that are asked for and print what came out."""
     options = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # unwinds: workers, databases, server
     size = Size(options.jobs, options.singles, options.pickups, options.finished, options.seconds)
     queues = [peers.load(name) for name in options.peers]
     scenarios = [SCENARIOS[name] for name in options.only]
@@ -99,41 +101,35 @@ def _machine(databases: Databases, queues: list[peers.Peer]) -> dict[str, str]:
     }
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
 def _arguments() -> argparse.Namespace:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add = parser.add_argument
-    add("--rounds", type=int, default=3, help="turns of every queue (default 3)")
-    add(
-        "--only",
-        nargs="+",
-        choices=SCENARIOS,
-        default=list(SCENARIOS),
-        metavar="SCENARIO",
-        help=", ".join(SCENARIOS),
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    add, every = parser.add_argument, list(SCENARIOS)
+    add("--rounds", type=_positive, default=3, help="turns of every queue")
+    add("--only", nargs="+", choices=every, default=every, metavar="SCENARIO", help="what to measure")
     add(
         "--peers",
         nargs="+",
         choices=peers.NAMES,
-        default=list(peers.NAMES),
+        default=peers.NAMES,
         metavar="QUEUE",
-        help=", ".join(peers.NAMES),
+        help="whom to compare",
     )
-    add("--jobs", type=int, default=20_000, help="jobs of a bulk enqueue and of a drain (default 20,000)")
-    add("--singles", type=int, default=2_000, help="jobs enqueued one by one (default 2,000)")
-    add("--pickups", type=int, default=200, help="jobs whose pickup is timed (default 200)")
-    add(
-        "--finished",
-        type=int,
-        default=5_000_000,
-        help="finished jobs in the scenario of that name (default 5,000,000)",
-    )
-    add("--seconds", type=int, default=60, help="of the idle watch and of each half of `pinned` (default 60)")
-    add(
-        "--url",
-        help="a server to use instead of a private one; its databases pgeverything_bench_... come and go",
-    )
+    add("--jobs", type=_positive, default=20_000, help="in a bulk enqueue and in a drain")
+    add("--singles", type=_positive, default=2_000, help="jobs enqueued one by one")
+    add("--pickups", type=_positive, default=200, help="jobs whose pickup is timed")
+    add("--finished", type=_positive, default=5_000_000, help="finished jobs in the scenario of that name")
+    add("--seconds", type=_positive, default=60, help="length of `idle` and of each half of `pinned`")
+    add("--url", help="a server to use instead of a private one")
     add("--json", type=Path, metavar="FILE", help="write every single value there")
     return parser.parse_args()
 

@@ -114,8 +114,8 @@ def pickup(databases: Databases, peer: Peer, size: Size, round_number: int) -> d
             _wait(partial(board.started_at, job), [worker], seconds=60, poll=0.001)
             milliseconds.append((board.started_at(job) - enqueued) / 1e6)
         board.check_each_ran_once(_WARM_UP + size.pickups)
-    percentiles = statistics.quantiles(milliseconds[_WARM_UP:], n=100, method="inclusive")
-    return {"pickup_p50": percentiles[49], "pickup_p99": percentiles[98]}
+    ordered = sorted(milliseconds[_WARM_UP:])
+    return {"pickup_p50": ordered[len(ordered) // 2], "pickup_p99": ordered[len(ordered) * 99 // 100]}
 
 
 def idle(databases: Databases, peer: Peer, size: Size, round_number: int) -> dict[str, float]:

@@ -111,6 +111,7 @@ def _launch(command: list[str], home: Path, user: pwd.struct_passwd | None) -> s
                 user=user.pw_uid if user else None,
                 group=user.pw_gid if user else None,
                 extra_groups=[] if user else None,
+                process_group=0,  # Ctrl-C goes to the benchmark, which still needs the server to clean up
             )
     except PermissionError as error:
         raise SystemExit(

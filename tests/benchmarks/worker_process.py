@@ -23,7 +23,10 @@ class WorkerProcess:
 
     def __init__(self, peer: peers.Peer, url: str, board: Board, number: int) -> None:
         command = [sys.executable, __file__, peer.name, url, str(board.path), str(number)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # A process group of its own: Ctrl-C goes to the benchmark, which then stops its workers.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+        )
 
     def wait_until_connected(self) -> None:
         """Return when the worker has its connections; raise when it died instead."""

@@ -84,6 +84,6 @@ def load(name: str) -> Peer:
     except ImportError as error:
         raise SystemExit(
             f"{name} cannot be imported ({error}): "
-            "pip install -r tests/benchmarks/requirements.txt, or leave it out with --peers"
+            "pip install -e . -r tests/benchmarks/requirements.txt, or leave it out with --peers"
         ) from error
     return peer

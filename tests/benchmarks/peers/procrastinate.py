@@ -22,7 +22,7 @@ _CONCURRENCY = 10
 
 
 class ProcrastinateProducer(Producer):
-    def __init__(self, task: Task[..., None, None]) -> None:
+    def __init__(self, task: Task[..., None, ...]) -> None:
         self._task = task
 
     def enqueue_each(self, first: int, count: int) -> None:
