@@ -136,8 +136,11 @@ def idle(databases: Databases, peer: Peer, size: Size, round_number: int) -> dic
 
 def pinned(databases: Databases, peer: Peer, size: Size, round_number: int) -> dict[str, float]:
     """Jobs per second at the end of a minute of load, without and with a session that holds its snapshot."""
-    free = _windows(databases, peer, size.seconds, pin=False)
-    held = _windows(databases, peer, size.seconds, pin=True)
+    order = (
+        (False, True) if round_number % 2 == 0 else (True, False)
+    )  # a drifting machine favours neither half
+    loads = {pin: _windows(databases, peer, size.seconds, pin=pin) for pin in order}
+    free, held = loads[False], loads[True]
     end_free, end_held = (statistics.mean(windows[-2:]) for windows in (free, held))
     numbers = {"load_free": end_free, "load_pinned": end_held, "load_kept": 100 * end_held / end_free}
     for which, windows in (("free", free), ("pinned", held)):
