@@ -4,10 +4,8 @@ In a file, a block begins with ``-- name: claim`` and the comment lines below it
 psycopg's ``%(name)s`` parameters, each with an explicit cast, so that every driver sends the type that is meant. The
 schema is written as ``pgeverything.`` and the notification channel as ``'pgeverything'``.
 
-``-- name: claim (planned anew)`` is never prepared, so that every run is planned for the tables as they are. A plan that
-was kept from when a table fitted one page reads it sequentially for ever after: a claim that takes 1 ms took 115 ms when
-300,000 jobs came to an idle queue, until autovacuum analysed the tables. Planning costs 0.25 ms a statement, so only
-what works on batches, or has no single good plan, says so.
+A statement that joins tables whose size changes by the minute says ``-- plan: fresh``: it is never prepared, because a
+plan that was made while a table was empty would be kept while the table grows to a million rows.
 """
 
 from __future__ import annotations
@@ -19,22 +17,19 @@ from importlib import resources
 
 from ..errors import ConfigurationError
 
-_BLOCK = re.compile(r"^-- name: (\w+)( \(planned anew\))?\n", re.MULTILINE)
+_BLOCK = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _TOKEN = re.compile(r"'pgeverything'|\bpgeverything\.")
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Statement:
-    """One statement of a module, as it stands in its file.
-
-    `prepare` is what psycopg's `execute` takes: None prepares what is run often, False never does.
-    """
+    """One statement of a module, as it stands in its file."""
 
     module: str
     name: str
     text: str
-    prepare: bool | None = None
+    fresh: bool = False
 
     def __repr__(self) -> str:
         return f"{self.module}.{self.name}"
@@ -46,8 +41,8 @@ def statements(module: str) -> dict[str, Statement]:
     text = (resources.files("pgeverything.schema") / "sql" / f"{module}.sql").read_text("utf-8")
     _, *parts = _BLOCK.split(text)
     return {
-        name: Statement(module, name, body.strip().rstrip(";"), False if planned_anew else None)
-        for name, planned_anew, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+        name: Statement(module, name, body.strip().rstrip(";"), "\n-- plan: fresh\n" in body)
+        for name, body in zip(parts[::2], parts[1::2], strict=True)
     }
 
 

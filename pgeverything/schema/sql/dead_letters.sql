@@ -1,5 +1,6 @@
--- name: list (planned anew)
+-- name: list
 -- Dead jobs, latest death first.
+-- plan: fresh
 select a.id, a.queue, a.task, a.state, a.priority, a.args::text, a.headers::text, a.unique_key, a.ordering_key, a.max_attempts,
        extract(epoch from a.timeout)::double precision, a.expires_at, a.created_at, a.run_at, a.started_at, a.finished_at,
        a.attempt, a.crashes, a.redriven, a.origin, a.worker, a.progress, a.note, a.reason, a.fingerprint, a.error::text,
@@ -17,6 +18,7 @@ order by a.finished_at desc, a.id desc;
 
 -- name: groups
 -- Dead jobs by task and fingerprint, the largest group first.
+-- plan: fresh
 select j.task, j.fingerprint, min(j.reason), count(*), min(j.died_at), max(j.died_at), max(j.id),
        (array_agg(j.error ->> 'type' order by j.id desc))[1], (array_agg(j.error ->> 'message' order by j.id desc))[1]
 from pgeverything.jobs j
@@ -29,6 +31,7 @@ limit %(limit)s::integer;
 
 -- name: count
 -- How many dead jobs match.
+-- plan: fresh
 select count(*)
 from pgeverything.jobs j
 where j.dead
@@ -37,9 +40,10 @@ where j.dead
   and (%(task)s::text is null or j.task = %(task)s::text)
   and (%(fingerprint)s::text is null or j.fingerprint = %(fingerprint)s::text);
 
--- name: redrive (planned anew)
+-- name: redrive
 -- Give dead jobs a fresh life, oldest death first, `gap` seconds apart and the first one `start` seconds from now.
 -- A job whose unique key is in use again stays dead, and so does the second of two that share one.
+-- plan: fresh
 with chosen as materialized (
   select j.id, j.task, j.unique_key, j.died_at
   from pgeverything.jobs j
@@ -76,8 +80,9 @@ placed as (
 select array(select r.id from revived r order by r.due_at, r.id),
        array(select pgeverything.wake(r.queue)::text from (select distinct queue from revived) r);
 
--- name: discard (planned anew)
+-- name: discard
 -- End dead jobs for good; they join the finished ones as cancelled.
+-- plan: fresh
 with chosen as materialized (
   select j.id
   from pgeverything.jobs j

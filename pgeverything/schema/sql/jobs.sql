@@ -24,16 +24,18 @@ select case when not yes then on_full end from pgeverything.has_room(%(queue)s::
 
 -- name: get
 -- One job, live or finished.
+-- plan: fresh
 select id, queue, task, state, priority, args::text, headers::text, unique_key, ordering_key, max_attempts,
        extract(epoch from timeout)::double precision, expires_at, created_at, run_at, started_at, finished_at, attempt, crashes,
        redriven, origin, worker, progress, note, reason, fingerprint, error::text, result::text
 from pgeverything.all_jobs
 where id = %(id)s::bigint;
 
--- name: list (planned anew)
+-- name: list
 -- Jobs, newest first, by any of the filters. First the ids, each state's from the table that holds it, then the jobs:
 -- over 200,000 live and 200,000 finished jobs a page took 350 ms as one query of the view, and takes 2 ms so. The
 -- branches of other states cost nothing; subqueries that must yield one value are always index probes, never hashed.
+-- plan: fresh
 with page as (
   (select j.id from pgeverything.jobs j
    where %(state)s::text is null and j.id < %(before)s::bigint
@@ -86,6 +88,7 @@ order by a.id desc;
 
 -- name: counts
 -- How many jobs of a queue (of all, when null) are in each state.
+-- plan: fresh
 select state, sum(n)::bigint
 from (
   select queue, 'scheduled' as state, count(*) as n from pgeverything.scheduled group by queue
@@ -111,10 +114,12 @@ select pgeverything.wake(queue) from moved;
 
 -- name: state
 -- The state of one job and whether it is known at all.
+-- plan: fresh
 select state from pgeverything.all_jobs where id = %(id)s::bigint;
 
 -- name: facts
 -- All that can keep one job from running.
+-- plan: fresh
 select a.state, a.task, a.queue, a.ordering_key, a.attempt, a.crashes, a.reason, a.note, a.error ->> 'message', a.expires_at,
        extract(epoch from a.run_at - clock_timestamp())::double precision as due_in,
        extract(epoch from clock_timestamp() - a.started_at)::double precision as running_for,
@@ -167,6 +172,7 @@ on conflict (name) do update set
 
 -- name: queues
 -- Every queue that is configured or holds unfinished jobs.
+-- plan: fresh
 with held as (
   select queue, state, sum(n)::bigint as n
   from (
