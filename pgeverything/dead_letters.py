@@ -160,7 +160,7 @@ def discard(
 def _filters(
     ids: Iterable[int] | None, queue: str | None, task: str | None, fingerprint: str | None, everything: bool
 ) -> dict[str, object]:
-    if ids is not None and (isinstance(ids, str) or not isinstance(ids, Iterable)):
+    if ids is not None and not isinstance(ids, Iterable):
         raise InvalidArgument(f"ids={ids!r} must be a list of job ids: [{ids}]")
     chosen = None if ids is None else list(ids)
     for each in chosen or ():

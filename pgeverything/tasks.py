@@ -157,7 +157,7 @@ class _Enqueuer(Generic[P]):
         return enqueue_text(self.name, self.definition.arguments.bind(*args, **kwargs), self._options)
 
     def _many(self, args: Iterable[tuple[Any, ...]]) -> Plan[list[int]]:
-        if isinstance(args, str) or not isinstance(args, Iterable):
+        if not isinstance(args, Iterable):
             raise InvalidArgument(f"args={args!r} must be a list of tuples, one for each job, as in [(7,), (8,)]")
         bind = self.definition.arguments.bind
         texts = []
