@@ -119,7 +119,7 @@ class Worker:
                 self.stop()
 
         handled = []
-        with contextlib.suppress(ValueError, NotImplementedError):  # not the main thread: nobody sends it signals
+        with contextlib.suppress(RuntimeError, NotImplementedError):  # not the main thread: nobody sends it signals
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, on_signal, number)
                 handled.append(number)
