@@ -77,8 +77,12 @@ class Worker:
     ) -> None:
         if isinstance(queues, str):
             raise InvalidArgument(f"queues={queues!r} must be a list: queues=[{queues!r}]")
+        if queues is not None and not queues:
+            raise InvalidArgument("queues=[] serves nothing: name a queue, or leave it out for those of the tasks")
         for queue in queues or ():
             check_name(queue, "queues")
+        if name is not None:
+            check_name(name, "name")
         check_whole(concurrency, "concurrency", 1, 10_000)
         self._tasks, self._connect, self._schema, self._verify = tasks, connect, schema, verify
         self._bind, self._abind = bind, abind
@@ -119,7 +123,7 @@ class Worker:
                 self.stop()
 
         handled = []
-        with contextlib.suppress(ValueError, NotImplementedError):  # not the main thread: nobody sends it signals
+        with contextlib.suppress(RuntimeError, NotImplementedError):  # not the main thread: nobody sends it signals
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, on_signal, number)
                 handled.append(number)

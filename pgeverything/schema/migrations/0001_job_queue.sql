@@ -574,22 +574,24 @@ begin
   end if;
 end $$;
 
--- Gives jobs whose bodies are written their place, and returns the state they are in now.
+-- Gives jobs whose bodies are written their place, and returns the state they are in now. One that `replaces` another
+-- needs no room: refusing it would leave neither of them.
 create function pgeverything.place(
-  ids bigint[], queue text, priority integer, due_at timestamptz, ordering_key text, quiet boolean)
+  ids bigint[], queue text, priority integer, due_at timestamptz, ordering_key text, quiet boolean, replaces boolean)
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   room record := pgeverything.has_room(queue, cardinality(ids));
+  fits boolean := room.yes or replaces;
 begin
-  if not room.yes and room.on_full = 'drop' then
+  if not fits and room.on_full = 'drop' then
     perform pgeverything.bury(id, 'dropped: the queue was full') from unnest(ids) id;
     return 'cancelled';
-  elsif not room.yes and not quiet then
+  elsif not fits and not quiet then
     raise exception 'queue % is full', queue using errcode = 'PGE01', hint = 'Try again later, or raise its max_depth.';
-  elsif not room.yes then
+  elsif not fits then
     delete from pgeverything.jobs j where j.id = any (ids);
     return 'full';
   elsif due_at > clock_timestamp() then
@@ -635,7 +637,7 @@ begin
     from jsonb_array_elements(enqueue_many.args) a
     returning jobs.id)
   select array_agg(body.id) into ids from body;
-  state := pgeverything.place(ids, queue, priority, due_at, ordering_key, quiet);
+  state := pgeverything.place(ids, queue, priority, due_at, ordering_key, quiet, replaces => false);
   return query select i, enqueue_many.state, at from unnest(ids) i;
 end $$;
 
@@ -653,7 +655,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-  due_at timestamptz;
+  due_at   timestamptz;
+  replaced boolean := false;
 begin
   if unique_key is null then
     return query select * from pgeverything.enqueue_many(
@@ -677,6 +680,7 @@ begin
       if pgeverything.cancel(id, 'replaced') = 'running' then
         update pgeverything.jobs j set unique_key = null where j.id = enqueue.id;
       end if;
+      replaced := true;
     elsif on_duplicate = 'skip' or quiet then
       state := 'duplicate';
       return next;
@@ -685,7 +689,7 @@ begin
       raise exception 'job % of task % has unique_key % and is not finished', id, task, unique_key using errcode = 'PGE02';
     end if;
   end loop;
-  state := pgeverything.place(array[id], queue, priority, due_at, ordering_key, quiet);
+  state := pgeverything.place(array[id], queue, priority, due_at, ordering_key, quiet, replaced);
   return next;
 end $$;
 

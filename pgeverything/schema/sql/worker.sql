@@ -63,7 +63,10 @@ kept as (
     timeout, expires_at, created_at, started_at, finished_at, attempt, crashes, redriven, origin, worker, reason, result)
   select b.id, b.queue, b.task, b.state, b.priority, b.args, b.headers, b.unique_key, b.ordering_key, b.max_attempts,
     b.timeout, b.expires_at, b.created_at, b.started_at, clock_timestamp(), b.attempt, b.crashes, b.redriven, b.origin,
-    %(worker)s::bigint, b.reason, b.result::jsonb
+    %(worker)s::bigint,
+    case when b.state = 'cancelled' then coalesce(b.reason, (
+      select c.reason from pgeverything.cancellations c where c.job = b.id)) end,
+    b.result::jsonb
   from body b)
 select array(select d.job from done d),
        (select sum(pgeverything.release(k.queue, k.ordering_key, k.n))
