@@ -68,7 +68,25 @@ class PgEverythingPeer(Peer):
         worker.run()
 
     def fill_finished(self, connection: psycopg.Connection, count: int) -> None:
-        raise LookupError("pgeverything: how finished jobs are written is not described to the benchmark yet")
+        # Spread over a week of daily partitions, as a queue that finishes that many would have them.
+        connection.execute(
+            """
+            DO $$ BEGIN FOR d IN 1..7 LOOP
+                EXECUTE format('CREATE TABLE pgeverything.finished_%%s PARTITION OF pgeverything.finished '
+                               'FOR VALUES FROM (%%L) TO (%%L)',
+                               to_char(current_date - d, 'YYYYMMDD'), current_date - d, current_date - d + 1);
+            END LOOP; END $$
+            """.replace("%%", "%")
+        )
+        connection.execute(
+            """
+            INSERT INTO pgeverything.finished (id, queue, task, state, priority, args, created_at, started_at,
+                                               finished_at, attempt, crashes, worker)
+            SELECT -n, %s, 'noop', 'succeeded', 0, jsonb_build_object('number', n), at, at, at, 1, 0, 1
+            FROM generate_series(1, %s) AS n, LATERAL (SELECT current_date - (1 + n %% 7) + time '12:00') AS t (at)
+            """,
+            (QUEUE, count),
+        )
 
 
 PEER = PgEverythingPeer()
