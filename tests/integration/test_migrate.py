@@ -312,7 +312,8 @@ def test_hints_stay_in_their_schema(empty: str) -> None:
             with psycopg.connect(empty, autocommit=True) as connection:
                 connection.execute(
                     sql.SQL(
-                        "insert into {}.workers (id, name, queues, concurrency, started_at, heartbeat_at, lease, asleep)"
+                        "insert into {}.workers"
+                        " (id, name, queues, concurrency, started_at, heartbeat_at, lease, asleep) "
                         " values (1, 'sleeper', '{{default}}', 1, now(), now(), '1 hour', true)"
                     ).format(sql.Identifier(pg.schema))
                 )
