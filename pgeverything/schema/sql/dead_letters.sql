@@ -1,5 +1,6 @@
 -- name: list
 -- Dead jobs, latest death first.
+-- plan: fresh
 select id, queue, task, state, priority, args::text, headers::text, unique_key, ordering_key, max_attempts,
        extract(epoch from timeout)::double precision, expires_at, created_at, run_at, started_at, finished_at, attempt, crashes,
        redriven, origin, worker, progress, note, reason, fingerprint, error::text, result::text
@@ -16,6 +17,7 @@ order by finished_at desc, id desc;
 
 -- name: groups
 -- Dead jobs by task and fingerprint, the largest group first.
+-- plan: fresh
 select j.task, j.fingerprint, min(j.reason), count(*), min(j.died_at), max(j.died_at), max(j.id),
        (array_agg(j.error ->> 'type' order by j.id desc))[1], (array_agg(j.error ->> 'message' order by j.id desc))[1]
 from pgeverything.jobs j
@@ -28,6 +30,7 @@ limit %(limit)s::integer;
 
 -- name: count
 -- How many dead jobs match.
+-- plan: fresh
 select count(*)
 from pgeverything.jobs j
 where j.dead
@@ -39,6 +42,7 @@ where j.dead
 -- name: redrive
 -- Give dead jobs a fresh life, oldest death first, `gap` seconds apart and the first one `start` seconds from now.
 -- A job whose unique key is in use again stays dead, and so does the second of two that share one.
+-- plan: fresh
 with chosen as materialized (
   select j.id, j.task, j.unique_key, j.died_at
   from pgeverything.jobs j
@@ -77,6 +81,7 @@ select array(select r.id from revived r order by r.due_at, r.id),
 
 -- name: discard
 -- End dead jobs for good; they join the finished ones as cancelled.
+-- plan: fresh
 with chosen as materialized (
   select j.id
   from pgeverything.jobs j

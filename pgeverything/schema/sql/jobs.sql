@@ -24,6 +24,7 @@ select case when not yes then on_full end from pgeverything.has_room(%(queue)s::
 
 -- name: get
 -- One job, live or finished.
+-- plan: fresh
 select id, queue, task, state, priority, args::text, headers::text, unique_key, ordering_key, max_attempts,
        extract(epoch from timeout)::double precision, expires_at, created_at, run_at, started_at, finished_at, attempt, crashes,
        redriven, origin, worker, progress, note, reason, fingerprint, error::text, result::text
@@ -32,6 +33,7 @@ where id = %(id)s::bigint;
 
 -- name: list
 -- Jobs, newest first, by any of the filters.
+-- plan: fresh
 select id, queue, task, state, priority, args::text, headers::text, unique_key, ordering_key, max_attempts,
        extract(epoch from timeout)::double precision, expires_at, created_at, run_at, started_at, finished_at, attempt, crashes,
        redriven, origin, worker, progress, note, reason, fingerprint, error::text, result::text
@@ -45,6 +47,7 @@ limit %(limit)s::integer;
 
 -- name: counts
 -- How many jobs of a queue (of all, when null) are in each state.
+-- plan: fresh
 select state, sum(n)::bigint
 from (
   select queue, 'scheduled' as state, count(*) as n from pgeverything.scheduled group by queue
@@ -70,17 +73,19 @@ select pgeverything.wake(queue) from moved;
 
 -- name: state
 -- The state of one job and whether it is known at all.
+-- plan: fresh
 select state from pgeverything.all_jobs where id = %(id)s::bigint;
 
 -- name: facts
 -- All that can keep one job from running.
+-- plan: fresh
 select a.state, a.task, a.queue, a.ordering_key, a.attempt, a.crashes, a.reason, a.note, a.error ->> 'message', a.expires_at,
        extract(epoch from a.run_at - clock_timestamp())::double precision as due_in,
        extract(epoch from clock_timestamp() - a.started_at)::double precision as running_for,
        coalesce(q.paused, false), q.concurrency,
        (select count(*) from pgeverything.running r where r.queue = a.queue and r.limited) as in_queue,
        (select count(*) from pgeverything.workers w
-        where a.queue = any (w.queues) and w.heartbeat_at > clock_timestamp() - interval '30 seconds') as workers,
+        where a.queue = any (w.queues) and w.heartbeat_at + w.lease > clock_timestamp()) as workers,
        (select count(*) from (select from pgeverything.ready r
         where r.queue = a.queue and (r.priority > a.priority or (r.priority = a.priority and r.seq < a.id)) limit 10000) x) as ahead,
        (select count(*) from pgeverything.waiting w
@@ -116,6 +121,7 @@ on conflict (name) do update set
 
 -- name: queues
 -- Every queue that is configured or holds unfinished jobs.
+-- plan: fresh
 with held as (
   select queue, state, sum(n)::bigint as n
   from (
@@ -132,7 +138,7 @@ select n.name, coalesce(q.paused, false), q.max_depth, coalesce(q.on_full, 'rais
        coalesce((select h.n from held h where h.queue = n.name and h.state = 'running'), 0),
        coalesce((select h.n from held h where h.queue = n.name and h.state = 'dead'), 0),
        (select count(*) from pgeverything.workers w
-        where n.name = any (w.queues) and w.heartbeat_at > clock_timestamp() - interval '30 seconds')
+        where n.name = any (w.queues) and w.heartbeat_at + w.lease > clock_timestamp())
 from (select name from pgeverything.queues union select queue from held) n
 left join pgeverything.queues q on q.name = n.name
 order by 1;
