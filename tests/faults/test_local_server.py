@@ -23,6 +23,7 @@ import pytest
 import sqlalchemy
 
 from pgeverything import local
+from pgeverything.local import cluster
 from pgeverything.local.account import Account, server_account
 from pgeverything.local.binaries import find_binaries, readable_copy
 
@@ -212,6 +213,43 @@ def test_a_killed_server_is_started_again(home: Path) -> None:
     assert again.pid != server.pid
     assert again.url == server.url
     assert one(again.url, "SELECT answer FROM kept") == 42
+
+
+def test_backends_that_outlive_a_killed_server_are_waited_for(home: Path) -> None:
+    server = local.ensure(home, durable=False)
+    log = server.data_dir.with_name("server.log")
+    with psycopg.connect(server.url) as attached:
+        backend = attached.info.backend_pid
+        os.kill(backend, signal.SIGSTOP)  # as in a long system call
+        try:
+            kill(server.pid)
+            starter = spawn(ENSURE, home)
+            wait_for(lambda: "still in use" in log.read_text(), "the shared memory to be found in use")
+            assert starter.poll() is None
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        output, messages = starter.communicate(timeout=60)
+
+    assert starter.returncode == 0, messages
+    assert one(json.loads(output)["url"], "SELECT 1") == 1
+
+
+def test_a_start_that_loses_to_another_returns_the_winner(home: Path) -> None:
+    server = local.ensure(home, durable=False)
+    folder = cluster.Cluster(server.data_dir.parent)
+    account = server_account()
+    programs = readable_copy(find_binaries([]), account, home)
+
+    assert cluster.start(folder, programs, account, durable=False) == server
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="shows no process's environment")
+def test_the_server_keeps_no_secrets_of_its_starter(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", "a secret")
+
+    server = local.ensure(home, durable=False)
+
+    assert b"a secret" not in Path("/proc", str(server.pid), "environ").read_bytes()
 
 
 def test_a_starter_killed_while_it_initialises(home: Path) -> None:
