@@ -53,9 +53,7 @@ class Board:
         missing = sum(1 for word in self._words[_WORKERS : _WORKERS + jobs] if word == 0)
         executed = self.executed()
         if missing or executed != jobs:
-            raise RuntimeError(
-                f"{jobs} jobs were due, {missing} never ran and {executed} executions were counted"
-            )
+            raise RuntimeError(f"{jobs} jobs were due, {missing} never ran and {executed} executions were counted")
 
     def close(self) -> None:
         """Unmap the file; the file itself stays."""

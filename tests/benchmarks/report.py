@@ -21,9 +21,7 @@ def table(results: Results, metrics: dict[str, Metric]) -> str:
         values = {queue: results[queue].get(name, []) for queue in queues}
         if any(values.values()):
             ratios = [_ratio(metric, values[subject], values[other]) for other in others]
-            lines.append(
-                [f"{metric.label}, {metric.unit}", *(_cell(values[queue]) for queue in queues), *ratios]
-            )
+            lines.append([f"{metric.label}, {metric.unit}", *(_cell(values[queue]) for queue in queues), *ratios])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(_line(cells, widths) for cells in lines)
 

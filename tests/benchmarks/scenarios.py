@@ -136,9 +136,7 @@ def idle(databases: Databases, peer: Peer, size: Size, round_number: int) -> dic
 
 def pinned(databases: Databases, peer: Peer, size: Size, round_number: int) -> dict[str, float]:
     """Jobs per second at the end of a minute of load, without and with a session that holds its snapshot."""
-    order = (
-        (False, True) if round_number % 2 == 0 else (True, False)
-    )  # a drifting machine favours neither half
+    order = (False, True) if round_number % 2 == 0 else (True, False)  # a drifting machine favours neither half
     loads = {pin: _windows(databases, peer, size.seconds, pin=pin) for pin in order}
     free, held = loads[False], loads[True]
     end_free, end_held = (statistics.mean(windows[-2:]) for windows in (free, held))
@@ -161,9 +159,7 @@ SCENARIOS = {
         },
     ),
     "idle": Scenario(idle, {"idle": Metric("one idle worker", "statements/s", lower_is_better=True)}),
-    "finished": Scenario(
-        drain_among_finished, {"drain_finished": Metric("drain among finished jobs", "jobs/s")}
-    ),
+    "finished": Scenario(drain_among_finished, {"drain_finished": Metric("drain among finished jobs", "jobs/s")}),
     "pinned": Scenario(
         pinned,
         {

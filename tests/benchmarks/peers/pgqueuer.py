@@ -40,9 +40,7 @@ class PgQueuerProducer(Producer):
             for start in range(first, first + count, _BULK):
                 numbers = range(start, min(start + _BULK, first + count))
                 size = len(numbers)
-                await self._queries.enqueue(
-                    [QUEUE] * size, [b"%d" % number for number in numbers], [0] * size
-                )
+                await self._queries.enqueue([QUEUE] * size, [b"%d" % number for number in numbers], [0] * size)
 
         self._loop.run_until_complete(run())
 
