@@ -13,7 +13,8 @@ Duration: TypeAlias = str | int | float | timedelta
 """What every public parameter that means a length of time accepts."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(ms|[smhdw])")  # not \d, which takes every script's digits
+_WHOLE = re.compile(rf"(?: *{_PART.pattern})+ *")
 _MOST = 100 * 365 * 86400.0  # a century: longer than any lease or delay, and far inside Postgres's interval
 
 
@@ -39,12 +40,9 @@ def _parse(value: Duration, name: str) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str):
-        text = value.strip().replace(" ", "")
-        parts = _PART.findall(text)
-        if parts and "".join(number + unit for number, unit in parts) == text:
-            return sum(float(number) * _UNITS[unit] for number, unit in parts)
+        return float(min(value, _MOST + 1))  # an int may be too large for a float
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
     raise InvalidArgument(
         f'{name}={value!r} is not a duration; write "30s", "5m", "1h30m", "2d", a number of seconds or a timedelta'
     )

@@ -146,9 +146,7 @@ def test_lock_files_that_a_power_cut_left_empty(home: Path) -> None:
 
 def test_a_full_disk_while_it_initialises(home: Path) -> None:
     # Files of at most 1 MB: the write fails in the middle, as it does on a full disk.
-    limited = spawn(
-        ENSURE, home, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-    )
+    limited = spawn(ENSURE, home, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)))
     _, messages = limited.communicate(timeout=60)
 
     assert limited.returncode == 1

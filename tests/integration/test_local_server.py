@@ -49,9 +49,7 @@ def test_settings(home: Path) -> None:
     assert one(url, "SELECT 'B' < 'a'") is True  # byte order, the same on every machine
 
 
-def test_the_environment_of_another_server_does_not_leak_in(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_of_another_server_does_not_leak_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PGPORT": "1", "PGDATA": "/nowhere", "PGHOST": "nowhere", "PGUSER": "nobody"}.items():
         monkeypatch.setenv(name, value)
 

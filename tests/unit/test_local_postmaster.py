@@ -17,9 +17,7 @@ from pgeverything.local.postmaster import Postmaster, read_postmaster
 
 COMPLETE = "4711\n/home/18/data\n1790000000\n5432\n/home/18\n\n  123 456\nready   \n"
 
-paths = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=30).map(
-    "/{}".format
-)
+paths = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=30).map("/{}".format)
 
 
 def test_a_complete_file(tmp_path: Path) -> None:

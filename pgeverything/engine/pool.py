@@ -1,0 +1,193 @@
+"""Where connections come from: resolves a target to a pool or an engine, on first use and once per process or loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from .. import settings
+from ..errors import ConfigurationError
+from .carriers import AsyncEngineCarrier, AsyncPoolCarrier, EngineCarrier, PoolCarrier, _is
+from .plan import Plan, adrive, drive
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+Target: TypeAlias = "str | Engine | ConnectionPool[Any] | None"
+AsyncTarget: TypeAlias = "str | AsyncEngine | AsyncConnectionPool[Any] | None"
+Check: TypeAlias = Callable[[str], Plan[None]]
+"""A plan to run on the first connection: given the schema, it raises when the schema does not fit this library."""
+
+
+def _options() -> dict[str, Any]:
+    """How our own connections are opened: one statement, one transaction, unless a plan asks for more.
+
+    ``PGEVERYTHING_PREPARE=off`` turns server-side prepared statements off, for PgBouncer before 1.21.
+    """
+    return {
+        "autocommit": True,
+        "prepare_threshold": 5 if settings.flag("PGEVERYTHING_PREPARE", True) else None,
+        "fallback_application_name": "pgeverything",
+    }
+
+
+def _check(connection: psycopg.BaseConnection[Any]) -> None:
+    """Raise when the server has hung up. Reads only what has arrived, so it costs microseconds, not a round trip."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        connection.pgconn.consume_input()
+
+
+async def _acheck(connection: psycopg.AsyncConnection[Any]) -> None:
+    _check(connection)
+
+
+def new_pool(conninfo: str, name: str, *, most: int) -> ConnectionPool[Any]:
+    """Return a pool of our own connections, which are replaced when the server has hung up on them."""
+    return ConnectionPool(conninfo, kwargs=_options(), min_size=1, max_size=most, check=_check, open=True, name=name)
+
+
+def new_async_pool(conninfo: str, name: str, *, least: int = 1, most: int) -> AsyncConnectionPool[Any]:
+    """Return the same for asyncio; the caller opens it."""
+    return AsyncConnectionPool(
+        conninfo, kwargs=_options(), min_size=least, max_size=most, check=_acheck, open=False, name=name
+    )
+
+
+class Database:
+    """A target, resolved when it is first used, and again after a fork: a child must not share its parent's sockets."""
+
+    def __init__(self, target: Target, schema: str, check: Check) -> None:
+        self.target, self.schema, self._check = target, schema, check
+        self._lock = threading.RLock()
+        self._carrier: PoolCarrier | EngineCarrier | None = None
+        self._own: ConnectionPool[Any] | None = None
+        self._pid = 0
+
+    def carrier(self) -> PoolCarrier | EngineCarrier:
+        """Return the carrier, opening it on first use."""
+        if self._carrier is not None and self._pid == os.getpid():
+            return self._carrier
+        with self._lock:
+            if self._carrier is None or self._pid != os.getpid():
+                carrier = self.open()
+                drive(carrier, self._check(self.schema))
+                self._carrier = carrier
+        return self._carrier
+
+    def open(self) -> PoolCarrier | EngineCarrier:
+        """Return a carrier without looking at the schema, for `migrate`."""
+        if _is(self.target, "Engine"):
+            self._pid = os.getpid()
+            return EngineCarrier(self.target, self.schema)  # type: ignore[arg-type]
+        if isinstance(self.target, ConnectionPool):
+            self._pid = os.getpid()
+            return PoolCarrier(self.target, self.schema)
+        with self._lock:
+            if self._own is None or self._pid != os.getpid():
+                self._own = new_pool(self.conninfo(), "pgeverything", most=_most())
+                self._pid = os.getpid()
+            return PoolCarrier(self._own, self.schema)
+
+    def conninfo(self) -> str:
+        """Return the target as a libpq connection string."""
+        return _conninfo(self.target)
+
+    def close(self) -> None:
+        """Close the pool, where it is ours."""
+        with self._lock:
+            if self._own is not None and self._pid == os.getpid():
+                self._own.close()
+            self._own = self._carrier = None
+
+
+class AsyncDatabase:
+    """The same for asyncio, resolved once per event loop: a connection belongs to the loop it was opened in."""
+
+    def __init__(self, target: AsyncTarget, schema: str, check: Check) -> None:
+        self.target, self.schema, self._check = target, schema, check
+        self._carrier: AsyncPoolCarrier | AsyncEngineCarrier | None = None
+        self._own: AsyncConnectionPool[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opening = asyncio.Lock()
+
+    async def carrier(self) -> AsyncPoolCarrier | AsyncEngineCarrier:
+        """Return the carrier, opening it on first use."""
+        if self._carrier is not None and self._loop is asyncio.get_running_loop():
+            return self._carrier
+        if self._loop is not asyncio.get_running_loop():
+            self._loop, self._opening, self._own = asyncio.get_running_loop(), asyncio.Lock(), None
+            self._carrier = None
+        async with self._opening:
+            if self._carrier is None:
+                carrier = await self.open()
+                await adrive(carrier, self._check(self.schema))
+                self._carrier = carrier
+        return self._carrier
+
+    async def open(self) -> AsyncPoolCarrier | AsyncEngineCarrier:
+        """Return a carrier without looking at the schema, for `migrate`."""
+        if _is(self.target, "AsyncEngine"):
+            return AsyncEngineCarrier(self.target, self.schema)  # type: ignore[arg-type]
+        if isinstance(self.target, AsyncConnectionPool):
+            return AsyncPoolCarrier(self.target, self.schema)
+        if self._own is None or self._loop is not asyncio.get_running_loop():
+            self._loop = asyncio.get_running_loop()
+            conninfo = await asyncio.to_thread(self.conninfo)  # may start the local server
+            self._own = new_async_pool(conninfo, "pgeverything", most=_most())
+            await self._own.open()
+        return AsyncPoolCarrier(self._own, self.schema)
+
+    def conninfo(self) -> str:
+        """Return the target as a libpq connection string."""
+        return _conninfo(self.target)
+
+    async def close(self) -> None:
+        """Close the pool, where it is ours and of this loop."""
+        if self._own is not None and self._loop is asyncio.get_running_loop():
+            await self._own.close()
+        self._own = self._carrier = None
+
+
+def _most() -> int:
+    return settings.number("PGEVERYTHING_POOL_SIZE", 10)
+
+
+def _conninfo(target: Target | AsyncTarget) -> str:
+    if isinstance(target, str):
+        return settings.conninfo(target)
+    if isinstance(target, ConnectionPool | AsyncConnectionPool):
+        if callable(target.conninfo) or callable(target.kwargs):
+            raise ConfigurationError(
+                "a worker needs connections of its own: give PgEverything a URL, not a pool that computes one"
+            )
+        options = {name: value for name, value in (target.kwargs or {}).items() if isinstance(value, str)}
+        return psycopg.conninfo.make_conninfo(target.conninfo, **options)
+    if target is not None:
+        if not (_is(target, "Engine") or _is(target, "AsyncEngine")):
+            kind = type(target)
+            raise ConfigurationError(
+                f"target={kind.__module__}.{kind.__qualname__} is not supported: "
+                "give a postgresql:// URL, a SQLAlchemy engine, a psycopg_pool pool, or nothing"
+            )
+        return settings.conninfo(target.url.render_as_string(hide_password=False))
+    if (url := settings.database_url()) is not None:
+        return settings.conninfo(url)
+    from ..local import ensure  # noqa: PLC0415 - the one who has a server never loads this
+
+    server = ensure()
+    print(  # noqa: T201 - said once, because nobody named it
+        f"pgeverything: no database named, using the private local server at {server.data_dir}",
+        file=sys.stderr,
+    )
+    return server.url

@@ -1,0 +1,96 @@
+-- name: list
+-- Dead jobs, latest death first.
+-- plan: fresh
+select id, queue, task, state, priority, args::text, headers::text, unique_key, ordering_key, max_attempts,
+       extract(epoch from timeout)::double precision, expires_at, created_at, run_at, started_at, finished_at, attempt, crashes,
+       redriven, origin, worker, progress, note, reason, fingerprint, error::text, result::text
+from pgeverything.all_jobs
+where id in (
+    select j.id from pgeverything.jobs j
+    where j.dead
+      and (%(queue)s::text is null or j.queue = %(queue)s::text)
+      and (%(task)s::text is null or j.task = %(task)s::text)
+      and (%(fingerprint)s::text is null or j.fingerprint = %(fingerprint)s::text)
+    order by j.died_at desc, j.id desc
+    limit %(limit)s::integer)
+order by finished_at desc, id desc;
+
+-- name: groups
+-- Dead jobs by task and fingerprint, the largest group first.
+-- plan: fresh
+select j.task, j.fingerprint, min(j.reason), count(*), min(j.died_at), max(j.died_at), max(j.id),
+       (array_agg(j.error ->> 'type' order by j.id desc))[1], (array_agg(j.error ->> 'message' order by j.id desc))[1]
+from pgeverything.jobs j
+where j.dead
+  and (%(queue)s::text is null or j.queue = %(queue)s::text)
+  and (%(task)s::text is null or j.task = %(task)s::text)
+group by j.task, j.fingerprint
+order by count(*) desc, max(j.died_at) desc
+limit %(limit)s::integer;
+
+-- name: count
+-- How many dead jobs match.
+-- plan: fresh
+select count(*)
+from pgeverything.jobs j
+where j.dead
+  and (%(ids)s::bigint[] is null or j.id = any (%(ids)s::bigint[]))
+  and (%(queue)s::text is null or j.queue = %(queue)s::text)
+  and (%(task)s::text is null or j.task = %(task)s::text)
+  and (%(fingerprint)s::text is null or j.fingerprint = %(fingerprint)s::text);
+
+-- name: redrive
+-- Give dead jobs a fresh life, oldest death first, `gap` seconds apart and the first one `start` seconds from now.
+-- A job whose unique key is in use again stays dead, and so does the second of two that share one.
+-- plan: fresh
+with chosen as materialized (
+  select j.id, j.task, j.unique_key, j.died_at
+  from pgeverything.jobs j
+  where j.dead
+    and (%(ids)s::bigint[] is null or j.id = any (%(ids)s::bigint[]))
+    and (%(queue)s::text is null or j.queue = %(queue)s::text)
+    and (%(task)s::text is null or j.task = %(task)s::text)
+    and (%(fingerprint)s::text is null or j.fingerprint = %(fingerprint)s::text)
+    and (j.unique_key is null or not exists (
+      select from pgeverything.jobs o where o.task = j.task and o.unique_key = j.unique_key and not o.dead))
+  order by j.died_at, j.id
+  limit %(limit)s::integer
+  for update skip locked),
+single as (
+  select c.id, c.died_at,
+         row_number() over (partition by c.task, coalesce(c.unique_key, c.id::text) order by c.id) as twin
+  from chosen c),
+numbered as (
+  select s.id, clock_timestamp() + make_interval(secs => %(start)s::double precision
+           + %(gap)s::double precision * (row_number() over (order by s.died_at, s.id) - 1)) as due_at
+  from single s where s.twin = 1),
+revived as (
+  update pgeverything.jobs j
+  set dead = false, died_at = null, reason = null, fingerprint = null, error = null, attempt = null, crashes = null,
+      expires_at = null, redriven = j.redriven + 1,
+      origin = case when %(to_queue)s::text <> j.queue then j.queue else j.origin end,
+      queue = coalesce(%(to_queue)s::text, j.queue)
+  from numbered n
+  where j.id = n.id
+  returning j.id, n.due_at, j.queue, j.priority, j.ordering_key),
+placed as (
+  insert into pgeverything.scheduled (job, due_at, queue, priority, ordering_key)
+  select r.id, r.due_at, r.queue, r.priority, r.ordering_key from revived r)
+select array(select r.id from revived r order by r.due_at, r.id),
+       array(select pgeverything.wake(r.queue)::text from (select distinct queue from revived) r);
+
+-- name: discard
+-- End dead jobs for good; they join the finished ones as cancelled.
+-- plan: fresh
+with chosen as materialized (
+  select j.id
+  from pgeverything.jobs j
+  where j.dead
+    and (%(ids)s::bigint[] is null or j.id = any (%(ids)s::bigint[]))
+    and (%(queue)s::text is null or j.queue = %(queue)s::text)
+    and (%(task)s::text is null or j.task = %(task)s::text)
+    and (%(fingerprint)s::text is null or j.fingerprint = %(fingerprint)s::text)
+  order by j.died_at, j.id
+  limit %(limit)s::integer
+  for update skip locked)
+select count(pgeverything.bury(c.id, 'discarded')::text) from chosen c;
