@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -123,7 +124,7 @@ class Worker:
                 self.stop()
 
         handled = []
-        with contextlib.suppress(RuntimeError, NotImplementedError):  # not the main thread: nobody sends it signals
+        if threading.current_thread() is threading.main_thread():  # nobody sends signals to another
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, on_signal, number)
                 handled.append(number)

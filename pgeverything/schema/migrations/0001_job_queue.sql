@@ -499,14 +499,12 @@ begin
 end $$;
 
 -- Cancels a job in whatever state it is. Returns 'cancelled'; 'running' when its worker was asked to stop it; or null
--- when there is no such job that has not ended. Takes no lock that a worker waits for, however long the caller's
--- transaction stays open.
-create function pgeverything.cancel(job bigint, reason text default 'cancelled') returns text
+-- when there is no such job that has not ended. `stop` false leaves a running job alone. Takes no lock that a worker
+-- waits for, however long the caller's transaction stays open.
+create function pgeverything.cancel(job bigint, reason text default 'cancelled', stop boolean default true) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set jit = off
-set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
-set jit = off
 as $$
 declare
   body  record;
@@ -547,9 +545,11 @@ begin
       return 'cancelled';
     end if;
     if exists (select from pgeverything.running r where r.job = cancel.job) then
-      insert into pgeverything.cancellations (job, reason) values (cancel.job, cancel.reason)
-        on conflict on constraint cancellations_pkey do nothing;
-      perform pg_notify('pgeverything', 'cancel ' || cancel.job);
+      if stop then
+        insert into pgeverything.cancellations (job, reason) values (cancel.job, cancel.reason)
+          on conflict on constraint cancellations_pkey do nothing;
+        perform pg_notify('pgeverything', 'cancel ' || cancel.job);
+      end if;
       return 'running';
     end if;
   end loop;
@@ -697,7 +697,7 @@ begin
       where j.task = enqueue.task and j.unique_key = enqueue.unique_key and not j.dead;
     continue when id is null;  -- it ended between the two statements
     if on_duplicate = 'replace' then
-      if pgeverything.cancel(id, 'replaced') = 'running' then
+      if pgeverything.cancel(id, 'replaced', stop => false) = 'running' then
         update pgeverything.jobs j set unique_key = null where j.id = enqueue.id;
       end if;
       replaced := true;
