@@ -90,6 +90,7 @@ select a.state, a.task, a.queue, a.ordering_key, a.attempt, a.crashes, a.reason,
           select j.id from pgeverything.jobs j
           where j.queue = a.queue and j.ordering_key = a.ordering_key and not j.dead
             and not exists (select from pgeverything.waiting v where v.job = j.id)
+            and not exists (select from pgeverything.scheduled s where s.job = j.id and not s.holds)
           limit 5) h where a.state = 'waiting') as holders,
        (select w.name from pgeverything.workers w where w.id = a.worker) as worker,
        exists (select from pgeverything.cancellations c where c.job = a.id) as cancelling
