@@ -48,7 +48,8 @@ def statements(module: str) -> dict[str, Statement]:
 
 def check_schema(schema: str) -> str:
     """Return `schema` when it can name a schema and a notification channel; raise otherwise."""
-    if not schema or "\0" in schema or len(schema.encode()) > 63 or schema.startswith("pg_"):
+    text = schema.encode("utf-8", "replace") if isinstance(schema, str) else b""
+    if not 0 < len(text) <= 63 or text.decode() != schema or "\0" in schema or schema.startswith("pg_"):
         raise ConfigurationError(
             f"schema={schema!r} cannot name a schema: 1 to 63 bytes, no NUL, not beginning with 'pg_'"
         )

@@ -20,7 +20,10 @@ SQL = statements("worker")
 
 
 class Ended:
-    """The job is over: succeeded with a result, or cancelled for a reason. Plain and slotted: one for every job."""
+    """The job is over: succeeded with a result, or cancelled. Plain and slotted: one for every job.
+
+    A cancelled one without a `reason` was cancelled by somebody, who left it in `cancellations`.
+    """
 
     __slots__ = ("claimed", "reason", "result", "state")
 
@@ -66,7 +69,7 @@ def raised(claimed: Claimed, error: BaseException, retry: Retry) -> Outcome:
     if isinstance(error, Reject):
         return Failed(claimed, None, f"rejected: {error.reason}", failure)
     if claimed.cancelled:
-        return Ended(claimed, "cancelled", reason="cancelled while it ran")
+        return Ended(claimed, "cancelled")
     delay = retry.next_delay(claimed.attempt, error, claimed.max_attempts)
     log.info(
         "job %s (%s) failed at attempt %s: %s: %s; %s",

@@ -78,8 +78,12 @@ class Worker:
     ) -> None:
         if isinstance(queues, str):
             raise InvalidArgument(f"queues={queues!r} must be a list: queues=[{queues!r}]")
+        if queues is not None and not queues:
+            raise InvalidArgument("queues=[] serves nothing: name a queue, or leave it out for those of the tasks")
         for queue in queues or ():
             check_name(queue, "queues")
+        if name is not None:
+            check_name(name, "name")
         check_whole(concurrency, "concurrency", 1, 10_000)
         self._tasks, self._connect, self._schema, self._verify = tasks, connect, schema, verify
         self._bind, self._abind = bind, abind
