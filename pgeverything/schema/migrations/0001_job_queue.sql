@@ -127,11 +127,14 @@ create table pgeverything.workers (
   concurrency  integer not null,
   started_at   timestamptz not null,
   heartbeat_at timestamptz not null,
+  lease        interval not null,
   asleep       boolean not null default false,
   finished     bigint not null default 0,
   failed       bigint not null default 0,
   refused      bigint not null default 0
 ) with (fillfactor = 50);
+
+comment on column pgeverything.workers.lease is 'how long after its last heartbeat the others take its jobs';
 
 -- When the fleet's next sweep is due: the first worker to pass that time takes it, so there is no leader to lose.
 create table pgeverything.sweeps (

@@ -80,7 +80,7 @@ select a.state, a.task, a.queue, a.ordering_key, a.attempt, a.crashes, a.reason,
        coalesce(q.paused, false), q.concurrency,
        (select count(*) from pgeverything.running r where r.queue = a.queue and r.limited) as in_queue,
        (select count(*) from pgeverything.workers w
-        where a.queue = any (w.queues) and w.heartbeat_at > clock_timestamp() - interval '30 seconds') as workers,
+        where a.queue = any (w.queues) and w.heartbeat_at + w.lease > clock_timestamp()) as workers,
        (select count(*) from (select from pgeverything.ready r
         where r.queue = a.queue and (r.priority > a.priority or (r.priority = a.priority and r.seq < a.id)) limit 10000) x) as ahead,
        (select count(*) from pgeverything.waiting w
@@ -132,7 +132,7 @@ select n.name, coalesce(q.paused, false), q.max_depth, coalesce(q.on_full, 'rais
        coalesce((select h.n from held h where h.queue = n.name and h.state = 'running'), 0),
        coalesce((select h.n from held h where h.queue = n.name and h.state = 'dead'), 0),
        (select count(*) from pgeverything.workers w
-        where n.name = any (w.queues) and w.heartbeat_at > clock_timestamp() - interval '30 seconds')
+        where n.name = any (w.queues) and w.heartbeat_at + w.lease > clock_timestamp())
 from (select name from pgeverything.queues union select queue from held) n
 left join pgeverything.queues q on q.name = n.name
 order by 1;

@@ -1,8 +1,8 @@
 -- name: register
 -- Begin the lease of a worker process.
-insert into pgeverything.workers (id, name, queues, concurrency, started_at, heartbeat_at)
+insert into pgeverything.workers (id, name, queues, concurrency, started_at, heartbeat_at, lease)
 values (nextval('pgeverything.worker_seq'), %(name)s::text, %(queues)s::text[], %(concurrency)s::integer,
-        clock_timestamp(), clock_timestamp())
+        clock_timestamp(), clock_timestamp(), make_interval(secs => %(lease)s::double precision))
 returning id;
 
 -- name: heartbeat
@@ -223,7 +223,7 @@ select exists (select from pgeverything.ready r where r.queue = any (%(queues)s:
 -- crashed its worker more often than `most` times is dead: it would crash the next one too.
 with silent as materialized (
   select w.id from pgeverything.workers w
-  where w.heartbeat_at < clock_timestamp() - make_interval(secs => %(silence)s::double precision)
+  where w.heartbeat_at + w.lease < clock_timestamp()
   for update skip locked),
 gone as (
   delete from pgeverything.workers w where w.id in (select s.id from silent s)),
@@ -231,7 +231,7 @@ stray as materialized (
   select r.job from pgeverything.running r
   where r.worker in (select s.id from silent s)
      or (not exists (select from pgeverything.workers w where w.id = r.worker)
-         and r.started_at < clock_timestamp() - make_interval(secs => %(silence)s::double precision))
+         and r.started_at < clock_timestamp() - make_interval(secs => %(stray)s::double precision))
   for update of r skip locked),
 lost as (
   delete from pgeverything.running r where r.job in (select s.job from stray s)
