@@ -87,14 +87,14 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
 
 def one(url: str, query: str) -> Any:
     with psycopg.connect(url) as connection:
-        row = connection.execute(query).fetchone()  # type: ignore[call-overload]
+        row = connection.execute(query).fetchone()
         assert row is not None
         return row[0]
 
 
 def execute(url: str, statement: str) -> None:
-    with psycopg.connect(url) as connection:
-        connection.execute(statement)  # type: ignore[call-overload]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement)
 
 
 def kill(pid: int) -> None:
@@ -258,6 +258,28 @@ def test_a_stranger_with_the_old_pid_is_neither_found_nor_stopped(home: Path) ->
             assert stranger.poll() is None
         finally:
             stranger.kill()
+
+
+def test_lock_files_that_a_power_cut_left_empty(home: Path) -> None:
+    server = local.ensure(home, durable=False)
+    kill(server.pid)
+    for path in (server.data_dir / "postmaster.pid", server.socket_dir / ".s.PGSQL.5432.lock"):
+        path.write_text("")
+
+    assert one(local.ensure(home, durable=False).url, "SELECT 1") == 1
+
+
+def test_a_server_that_lets_nobody_in_is_still_running(home: Path) -> None:
+    server = local.ensure(home, durable=False)
+    execute(server.url, "CREATE DATABASE other")
+    other = server.url.replace("/postgres?", "/other?")
+    execute(other, "ALTER DATABASE postgres ALLOW_CONNECTIONS false")
+
+    (state,) = local.status(home)
+
+    assert state.server is not None
+    assert (state.state, state.server.pid, state.server.version) == ("running", server.pid, str(server.major))
+    assert local.ensure(home) == state.server
 
 
 def test_a_path_too_long_for_a_socket(home: Path) -> None:
