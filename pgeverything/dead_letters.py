@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -77,6 +77,7 @@ def redrive(
     rate: float | None = None,
     dry_run: bool = False,
     everything: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> Plan[int]:
     """Give dead jobs a fresh life, oldest death first: attempts start over, `redriven` counts up.
 
@@ -92,6 +93,7 @@ def redrive(
         rate: jobs a second, by spreading the times they are due; None for all at once.
         dry_run: only count.
         everything: needed to redrive with no filter at all.
+        progress: called after each statement with the number of jobs redriven so far.
 
     Returns:
         How many jobs were redriven, or would be. A job whose unique key is in use again stays dead and is not counted,
@@ -121,6 +123,8 @@ def redrive(
         done += moved
         if not moved:
             break
+        if progress is not None:
+            progress(done)
     return done
 
 
@@ -133,10 +137,11 @@ def discard(
     limit: int | None = None,
     dry_run: bool = False,
     everything: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> Plan[int]:
     """End dead jobs for good: they join the finished ones as cancelled, with the reason "discarded".
 
-    The filters are those of `redrive`.
+    The filters, and the other arguments, are those of `redrive`.
 
     Returns:
         How many jobs were discarded, or would be.
@@ -151,6 +156,8 @@ def discard(
         done += gone
         if not gone:
             break
+        if progress is not None:
+            progress(done)
     return done
 
 
