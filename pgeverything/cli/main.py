@@ -11,6 +11,7 @@ import psycopg
 from .. import __version__
 from ..errors import ConfigurationError, InvalidArgument, NotMigrated, PgEverythingError
 from .dead import dead
+from .demo import demo
 from .jobs import jobs
 from .local import local
 from .migrate import migrate
@@ -80,5 +81,5 @@ def main() -> None:
     """
 
 
-for command in (migrate, worker, jobs, queues, dead, status, local):
+for command in (demo, migrate, worker, jobs, queues, dead, status, local):
     main.add_command(command)
