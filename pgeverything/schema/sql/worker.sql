@@ -160,12 +160,16 @@ select moved, extract(epoch from next_due - clock_timestamp())::double precision
 from pgeverything.advance(%(batch)s::integer);
 
 -- name: busy
--- Whether these queues hold a job that is ready, waiting, running or due.
+-- Whether these queues hold a job that is running, or ready, waiting or due and not in a paused queue.
 -- plan: fresh
-select exists (select from pgeverything.ready r where r.queue = any (%(queues)s::text[]))
-    or exists (select from pgeverything.waiting w where w.queue = any (%(queues)s::text[]))
-    or exists (select from pgeverything.running r where r.queue = any (%(queues)s::text[]))
-    or exists (select from pgeverything.scheduled s where s.queue = any (%(queues)s::text[]) and s.due_at <= (select clock_timestamp()));
+with open as (
+  select o.queue from unnest(%(queues)s::text[]) as o(queue)
+  where not exists (select from pgeverything.queues q where q.name = o.queue and q.paused))
+select exists (select from pgeverything.running r where r.queue = any (%(queues)s::text[]))
+    or exists (select from pgeverything.ready r where r.queue = any (array(select o.queue from open o)))
+    or exists (select from pgeverything.waiting w where w.queue = any (array(select o.queue from open o)))
+    or exists (select from pgeverything.scheduled s
+               where s.queue = any (array(select o.queue from open o)) and s.due_at <= (select clock_timestamp()));
 
 -- name: rescue
 -- Take the jobs of workers that fell silent, or left without them, back into line with one crash more. A job that has
