@@ -83,7 +83,7 @@ class Fetcher:
         pause, trouble, busy_since = _DROWSY, 0.1, time.monotonic()
         while not self._stopping:
             try:
-                if not await self._room():
+                if not await self._room() or self._stopping:  # room made by the drain is not for more
                     continue
                 self._wake.clear()
                 wanted = self._hands.wanted()

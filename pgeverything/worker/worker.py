@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -102,16 +103,17 @@ class Worker:
             return list(self._queues)
         return sorted({definition.options.queue for definition in self._tasks}) or ["default"]
 
-    def run(self, until_idle: bool = False) -> None:
+    def run(self, until_idle: bool = False, ready: Callable[[], object] | None = None) -> None:
         """Work until SIGTERM or SIGINT, then drain; a second signal stops at once.
 
         Args:
             until_idle: return as soon as no job of its queues is ready, waiting, running or due; for scripts and tests.
+            ready: called once, when the worker is registered and takes jobs; for whoever supervises this process.
         """
-        asyncio.run(self._run_with_signals(until_idle))
+        asyncio.run(self._run_with_signals(until_idle, ready))
 
-    async def _run_with_signals(self, until_idle: bool) -> None:
-        loop, serving = asyncio.get_running_loop(), asyncio.create_task(self.serve(until_idle))
+    async def _run_with_signals(self, until_idle: bool, ready: Callable[[], object] | None) -> None:
+        loop, serving = asyncio.get_running_loop(), asyncio.create_task(self.serve(until_idle, ready))
 
         def on_signal(number: int) -> None:
             if self._stopping.is_set():
@@ -123,7 +125,7 @@ class Worker:
                 self.stop()
 
         handled = []
-        with contextlib.suppress(RuntimeError, NotImplementedError):  # not the main thread: nobody sends it signals
+        if threading.current_thread() is threading.main_thread():  # nobody sends signals to another
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, on_signal, number)
                 handled.append(number)
@@ -137,7 +139,7 @@ class Worker:
         """Ask the worker to drain and end. Call it from the event loop it runs in."""
         self._stopping.set()
 
-    async def serve(self, until_idle: bool = False) -> None:
+    async def serve(self, until_idle: bool = False, ready: Callable[[], object] | None = None) -> None:
         """Work inside a running event loop until `stop()`, or until idle.
 
         Cancelling this coroutine stops at once: running jobs are left for other workers to rescue.
@@ -152,6 +154,8 @@ class Worker:
             self._carrier = AsyncPoolCarrier(pool, self._schema)
             await adrive(self._carrier, self._verify(self._schema))
             await self._lease.begin(self._carrier)
+            if ready is not None:
+                ready()
             self._acknowledger = Acknowledger(self._carrier, self._lease, self._settled)
             listener = Listener(conninfo, self._schema, self._heard, self._notify)
             self._fetcher = Fetcher(

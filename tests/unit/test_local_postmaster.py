@@ -52,9 +52,9 @@ def test_every_directory_survives_the_url(directory: str) -> None:
     url = Postmaster(1, Path("/data"), Path(directory), ready=True).url
 
     parsed = conninfo_to_dict(url)
-    assert (parsed["host"], parsed["port"]) == (directory, "5432")
+    assert (parsed["host"], parsed["port"]) == (str(Path(directory)), "5432")
     assert (parsed["user"], parsed["dbname"]) == ("postgres", "postgres")
-    assert make_url(url).query["host"] == directory
+    assert make_url(url).query["host"] == str(Path(directory))
 
 
 def test_only_a_process_with_this_data_directory_is_alive() -> None:

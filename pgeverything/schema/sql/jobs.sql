@@ -10,7 +10,7 @@ from pgeverything.enqueue(
 
 -- name: enqueue_many
 -- Enqueue a job for each element of a JSON array, in one round trip.
-select id, state, created_at
+select ids, state, created_at
 from pgeverything.enqueue_many(
   task => %(task)s::text, args => %(args)s::text::jsonb, queue => %(queue)s::text, priority => %(priority)s::integer,
   delay => make_interval(secs => %(delay)s::double precision), run_at => %(run_at)s::timestamptz,
@@ -19,8 +19,8 @@ from pgeverything.enqueue_many(
   expires => make_interval(secs => %(expires)s::double precision), headers => %(headers)s::text::jsonb, quiet => true);
 
 -- name: full
--- What a queue does when it is full, when it has no room for this many more; null when it has.
-select case when not yes then on_full end from pgeverything.has_room(%(queue)s::text, %(wanted)s::bigint);
+-- What a queue does with so many more jobs that it has no room for; null when it has room.
+select pgeverything.refusal(%(queue)s::text, %(wanted)s::bigint);
 
 -- name: get
 -- One job, live or finished.

@@ -160,16 +160,22 @@ select moved, extract(epoch from next_due - clock_timestamp())::double precision
 from pgeverything.advance(%(batch)s::integer);
 
 -- name: busy
--- Whether these queues hold a job that is ready, waiting, running or due.
+-- Whether these queues hold a job that is running, or ready, waiting or due and not in a paused queue.
 -- plan: fresh
-select exists (select from pgeverything.ready r where r.queue = any (%(queues)s::text[]))
-    or exists (select from pgeverything.waiting w where w.queue = any (%(queues)s::text[]))
-    or exists (select from pgeverything.running r where r.queue = any (%(queues)s::text[]))
-    or exists (select from pgeverything.scheduled s where s.queue = any (%(queues)s::text[]) and s.due_at <= (select clock_timestamp()));
+with open as (
+  select o.queue from unnest(%(queues)s::text[]) as o(queue)
+  where not exists (select from pgeverything.queues q where q.name = o.queue and q.paused))
+select exists (select from pgeverything.running r where r.queue = any (%(queues)s::text[]))
+    or exists (select from pgeverything.ready r where r.queue = any (array(select o.queue from open o)))
+    or exists (select from pgeverything.waiting w where w.queue = any (array(select o.queue from open o)))
+    or exists (select from pgeverything.scheduled s
+               where s.queue = any (array(select o.queue from open o)) and s.due_at <= (select clock_timestamp()));
 
 -- name: rescue
 -- Take the jobs of workers that fell silent, or left without them, back into line with one crash more. A job that has
--- crashed its worker more often than `most` times is dead: it would crash the next one too.
+-- crashed its worker more often than `most` times is dead: it would crash the next one too. From the second crash on a
+-- job waits for a random time before it runs again: its neighbours have crashed as often as the culprit, and together
+-- in one worker again they would all be found guilty.
 -- plan: fresh
 with silent as materialized (
   select w.id from pgeverything.workers w
@@ -187,13 +193,18 @@ lost as (
   delete from pgeverything.running r where r.job in (select s.job from stray s)
   returning r.job, r.worker, r.attempt - 1 as attempt, r.crashes + 1 as crashes),
 judged as materialized (
-  select l.job, l.worker, l.attempt, l.crashes, j.queue, j.priority, clock_timestamp() as at,
+  select l.job, l.worker, l.attempt, l.crashes, j.queue, j.priority, j.ordering_key, clock_timestamp() as at,
          json_build_object('type', 'WorkerLost', 'message', 'worker ' || l.worker || ' fell silent while it ran the job') as error
   from lost l join pgeverything.jobs j on j.id = l.job),
 again as (
   insert into pgeverything.ready (queue, priority, seq, job, attempt, crashes)
   select g.queue, g.priority, nextval('pgeverything.job_seq'), g.job, g.attempt, g.crashes
-  from judged g where g.crashes <= %(most)s::integer),
+  from judged g where g.crashes <= least(%(most)s::integer, 1)),
+apart as (
+  insert into pgeverything.scheduled (job, due_at, queue, priority, attempt, crashes, ordering_key, holds)
+  select g.job, g.at + make_interval(secs => random() * %(apart)s::double precision * 3.0 ^ (g.crashes - 1)), g.queue,
+         g.priority, g.attempt, g.crashes, g.ordering_key, g.ordering_key is not null
+  from judged g where g.crashes between 2 and %(most)s::integer),
 dead as (
   update pgeverything.jobs j
   set dead = true, died_at = g.at, reason = 'crashed its worker ' || g.crashes || ' times', fingerprint = 'crash',
