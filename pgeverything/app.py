@@ -72,6 +72,7 @@ class _Application:
         poll: Duration | None = None,
         listen: bool = True,
         retention: Duration = "7d",
+        lease: Duration = "30s",
         name: str | None = None,
     ) -> Worker:
         """Return a worker for this application's tasks; call its `run()`, or await its `serve()`.
@@ -83,6 +84,8 @@ class _Application:
             poll: the longest sleep of an idle worker; by default 30 s where LISTEN works and 1 s where it does not.
             listen: False for a connection through a transaction pooler, to spare the self-test.
             retention: how long finished jobs are kept; they are dropped by whole days.
+            lease: how long after its last heartbeat the others take this worker's jobs, at least 2 s. A killed worker's
+                jobs move on after it; handlers that hold the event loop or the GIL for a third of it put it at risk.
             name: what lists call it; by default host:pid.
         """
         return Worker(
@@ -98,6 +101,7 @@ class _Application:
             poll=poll,
             listen=listen,
             retention=retention,
+            lease=lease,
             name=name,
         )
 

@@ -15,24 +15,26 @@ from .engine.statements import statements
 log = logging.getLogger("pgeverything.maintenance")
 SQL = statements("worker")
 
-EVERY = 10.0  # seconds between the sweeps of a whole fleet
+EVERY = 10.0  # seconds between the sweeps of a whole fleet; less where leases are shorter than three times that
 PARTITIONS_EVERY = 3600.0
-SILENCE = 30.0  # seconds without a heartbeat after which a worker's jobs are taken from it
+STRAY = 30.0  # seconds after its claim at which a running job is taken back whose worker is not registered
 MOST_CRASHES = 3  # workers one job may take down before it is dead
 
 
 class Sweeper:
     """Sweeps when it is this process's turn.
 
-    There is no leader: each worker tries to take the turn when the last one is `EVERY` seconds old, and one gets it.
+    There is no leader: each worker tries to take the turn when the last one is old enough, and one gets it.
 
     Args:
         carrier: where to sweep.
         retention: how many seconds finished jobs are kept.
+        lease: the length of this worker's lease: a third of it, or `EVERY`, is how long a fleet goes unswept.
     """
 
-    def __init__(self, carrier: AsyncCarrier, retention: float) -> None:
+    def __init__(self, carrier: AsyncCarrier, retention: float, lease: float) -> None:
         self._carrier, self._retention = carrier, retention
+        self._lease, self._every = lease, min(EVERY, lease / 3)
 
     async def run(self) -> None:
         """Sweep until cancelled. A sweep that fails is tried again at the next turn."""
@@ -41,21 +43,21 @@ class Sweeper:
                 wait = await self.turn()
             except (psycopg.Error, PoolTimeout) as error:
                 log.warning("could not sweep, trying again: %s", error)
-                wait = EVERY
+                wait = self._every
             await asyncio.sleep(wait * random.uniform(1.0, 1.2))  # noqa: S311 - so that a fleet does not try in step
 
     async def turn(self) -> float:
         """Sweep if it is our turn; return in how many seconds the next turn is worth trying."""
-        if (left := await self._take("jobs", EVERY)) > 0:
+        if (left := await self._take("jobs", self._every)) > 0:
             return left
         await self.sweep()
         if await self._take("partitions", PARTITIONS_EVERY) <= 0:
             await self._partitions()
-        return EVERY
+        return self._every
 
     async def sweep(self) -> None:
         """Rescue the jobs of silent workers, settle cancellations, and nudge lines that nobody holds."""
-        rows = await self._run("rescue", silence=SILENCE, most=MOST_CRASHES)
+        rows = await self._run("rescue", stray=STRAY, most=MOST_CRASHES, apart=self._lease)
         rescued, dead = rows[0][:2]
         if rescued:
             log.warning("rescued %s job(s) of silent workers; %s of them had crashed too often", rescued, dead)

@@ -26,7 +26,7 @@ class Cancel(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = _storable(reason)
 
 
 class Reject(Exception):
@@ -38,4 +38,9 @@ class Reject(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = _storable(reason)
+
+
+def _storable(reason: object) -> str:
+    """Return the reason as text that Postgres takes."""
+    return str(reason).replace("\0", "\ufffd")[:2000]

@@ -16,7 +16,7 @@ from psycopg.rows import tuple_row
 
 from ..errors import ConfigurationError, InvalidArgument, NotMigrated, PgEverythingError
 from .plan import AsyncCarrier, Carrier, Query, Rows
-from .statements import named, numbered
+from .statements import Statement, named, numbered
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool, ConnectionPool
@@ -43,6 +43,11 @@ def explain(error: Exception, schema: str) -> PgEverythingError | None:
     return None
 
 
+def _prepare(statement: Statement) -> bool | None:
+    """Whether psycopg may prepare it: never when its plan must be fresh, else when it has run often enough."""
+    return False if statement.fresh else None
+
+
 # psycopg ------------------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +60,7 @@ class PsycopgCarrier:
     def execute(self, query: Query[Any]) -> Rows:
         try:
             with self.connection.cursor(row_factory=tuple_row) as cursor:
-                cursor.execute(named(query.statement, self.schema), query.params)
+                cursor.execute(named(query.statement, self.schema), query.params, prepare=_prepare(query.statement))
                 return cursor.fetchall() if cursor.description else ()
         except pg.Error as error:
             if better := explain(error, self.schema):
@@ -80,7 +85,9 @@ class AsyncPsycopgCarrier:
     async def execute(self, query: Query[Any]) -> Rows:
         try:
             async with self.connection.cursor(row_factory=tuple_row) as cursor:
-                await cursor.execute(named(query.statement, self.schema), query.params)
+                await cursor.execute(
+                    named(query.statement, self.schema), query.params, prepare=_prepare(query.statement)
+                )
                 return await cursor.fetchall() if cursor.description else ()
         except pg.Error as error:
             if better := explain(error, self.schema):

@@ -28,7 +28,7 @@ Check: TypeAlias = Callable[[str], Plan[None]]
 """A plan to run on the first connection: given the schema, it raises when the schema does not fit this library."""
 
 
-def connection_options() -> dict[str, Any]:
+def _options() -> dict[str, Any]:
     """How our own connections are opened: one statement, one transaction, unless a plan asks for more.
 
     ``PGEVERYTHING_PREPARE=off`` turns server-side prepared statements off, for PgBouncer before 1.21.
@@ -40,7 +40,7 @@ def connection_options() -> dict[str, Any]:
     }
 
 
-def _alive(connection: psycopg.BaseConnection[Any]) -> None:
+def _check(connection: psycopg.BaseConnection[Any]) -> None:
     """Raise when the server has hung up. Reads only what has arrived, so it costs microseconds, not a round trip."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
@@ -48,8 +48,20 @@ def _alive(connection: psycopg.BaseConnection[Any]) -> None:
         connection.pgconn.consume_input()
 
 
-async def _async_alive(connection: psycopg.AsyncConnection[Any]) -> None:
-    _alive(connection)
+async def _acheck(connection: psycopg.AsyncConnection[Any]) -> None:
+    _check(connection)
+
+
+def new_pool(conninfo: str, name: str, *, most: int) -> ConnectionPool[Any]:
+    """Return a pool of our own connections, which are replaced when the server has hung up on them."""
+    return ConnectionPool(conninfo, kwargs=_options(), min_size=1, max_size=most, check=_check, open=True, name=name)
+
+
+def new_async_pool(conninfo: str, name: str, *, least: int = 1, most: int) -> AsyncConnectionPool[Any]:
+    """Return the same for asyncio; the caller opens it."""
+    return AsyncConnectionPool(
+        conninfo, kwargs=_options(), min_size=least, max_size=most, check=_acheck, open=False, name=name
+    )
 
 
 class Database:
@@ -83,15 +95,7 @@ class Database:
             return PoolCarrier(self.target, self.schema)
         with self._lock:
             if self._own is None or self._pid != os.getpid():
-                self._own = ConnectionPool(
-                    self.conninfo(),
-                    kwargs=connection_options(),
-                    min_size=1,
-                    max_size=settings.number("PGEVERYTHING_POOL_SIZE", 10),
-                    check=_alive,
-                    open=True,
-                    name="pgeverything",
-                )
+                self._own = new_pool(self.conninfo(), "pgeverything", most=_most())
                 self._pid = os.getpid()
             return PoolCarrier(self._own, self.schema)
 
@@ -139,15 +143,8 @@ class AsyncDatabase:
             return AsyncPoolCarrier(self.target, self.schema)
         if self._own is None or self._loop is not asyncio.get_running_loop():
             self._loop = asyncio.get_running_loop()
-            self._own = AsyncConnectionPool(
-                await asyncio.to_thread(self.conninfo),  # may start the local server
-                kwargs=connection_options(),
-                min_size=1,
-                max_size=settings.number("PGEVERYTHING_POOL_SIZE", 10),
-                check=_async_alive,
-                open=False,
-                name="pgeverything",
-            )
+            conninfo = await asyncio.to_thread(self.conninfo)  # may start the local server
+            self._own = new_async_pool(conninfo, "pgeverything", most=_most())
             await self._own.open()
         return AsyncPoolCarrier(self._own, self.schema)
 
@@ -160,6 +157,10 @@ class AsyncDatabase:
         if self._own is not None and self._loop is asyncio.get_running_loop():
             await self._own.close()
         self._own = self._carrier = None
+
+
+def _most() -> int:
+    return settings.number("PGEVERYTHING_POOL_SIZE", 10)
 
 
 def _conninfo(target: Target | AsyncTarget) -> str:

@@ -3,6 +3,9 @@
 In a file, a block begins with ``-- name: claim`` and the comment lines below it say what it does. Statements use
 psycopg's ``%(name)s`` parameters, each with an explicit cast, so that every driver sends the type that is meant. The
 schema is written as ``pgeverything.`` and the notification channel as ``'pgeverything'``.
+
+A statement that joins tables whose size changes by the minute says ``-- plan: fresh``: it is never prepared, because a
+plan that was made while a table was empty would be kept while the table grows to a million rows.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ class Statement:
     module: str
     name: str
     text: str
+    fresh: bool = False
 
     def __repr__(self) -> str:
         return f"{self.module}.{self.name}"
@@ -37,7 +41,7 @@ def statements(module: str) -> dict[str, Statement]:
     text = (resources.files("pgeverything.schema") / "sql" / f"{module}.sql").read_text("utf-8")
     _, *parts = _BLOCK.split(text)
     return {
-        name: Statement(module, name, body.strip().rstrip(";"))
+        name: Statement(module, name, body.strip().rstrip(";"), "\n-- plan: fresh\n" in body)
         for name, body in zip(parts[::2], parts[1::2], strict=True)
     }
 

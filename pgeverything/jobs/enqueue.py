@@ -185,10 +185,11 @@ def _enqueue_batches(task: str, batches: Sequence[Sequence[str]], options: JobOp
     for batch in batches:
         while True:
             rows = yield from Query(SQL["enqueue_many"], params | {"args": f"[{','.join(batch)}]"}, same)
-            if rows[0][1] != "full":
+            added, state, _ = rows[0]
+            if state != "full":
                 break
             yield from _await_room(options.queue, len(batch))
-        ids += [row[0] for row in rows]
+        ids += added
     return ids
 
 

@@ -275,6 +275,7 @@ def _launch(cluster: Cluster, binaries: Binaries, account: Account, *, durable: 
     # parent, says so; deleting the file instead would give away the check for shared memory that it enables.
     stale = read_postmaster(cluster.data)
     environment = {"PG_GRANDPARENT_PID": str(stale.pid)} if stale else {}
+    _remove_empty(cluster.data / "postmaster.pid", socket_dir / f".s.PGSQL.{places.PORT}.lock")
     script = 'exec "$@" >>"$0" 2>&1 </dev/null & echo $!'
     try:
         answer = account.run(
@@ -283,6 +284,13 @@ def _launch(cluster: Cluster, binaries: Binaries, account: Account, *, durable: 
         return int(answer.stdout)
     except (OSError, ValueError) as error:
         raise LocalServerError(f"cannot start {command[0]} as {account.name!r}: {error}") from error
+
+
+def _remove_empty(*lock_files: Path) -> None:
+    """Remove lock files that a power cut left empty; PostgreSQL takes them for ones being written."""
+    for path in lock_files:
+        if path.exists() and path.stat().st_size == 0:
+            path.unlink(missing_ok=True)
 
 
 def _prepare_log(log: Path) -> int:

@@ -19,6 +19,9 @@ from .claimed import Claimed
 SQL = statements("worker")
 
 
+_MOST_LANES = 100  # known lanes; an empty one costs a claim one index descent
+
+
 class Pace:
     """Rations what may be cheap or expensive: at most `share` of the time, at most `longest` seconds apart."""
 
@@ -53,8 +56,9 @@ class Claimer:
     def __init__(self, queues: list[str]) -> None:
         self._queues = queues
         self._cursors: dict[tuple[str, int], int] = {}
-        self._limited: list[str] = []
+        self._limited: list[tuple[str, int]] = []
         self._full = Pace()
+        self.unseen = 0.0  # seconds until what the last claim could not look at may be looked at; 0 if it saw all
 
     async def claim(self, carrier: AsyncCarrier, worker: int, limit: int) -> list[Claimed]:
         """Take up to `limit` jobs: from behind the cursors, and from everywhere when that yields nothing."""
@@ -63,20 +67,19 @@ class Claimer:
         jobs = await self._claim_lanes(carrier, worker, limit)
         if not jobs and self._full.due:
             return await self._claim_everywhere(carrier, worker, limit)
+        self.unseen = 0.0 if jobs else self._full.wait
         return jobs
-
-    @property
-    def wait(self) -> float:
-        """In how many seconds a claim that found nothing is worth repeating, because everything may be looked at."""
-        return self._full.wait
 
     async def _claim_everywhere(self, carrier: AsyncCarrier, worker: int, limit: int) -> list[Claimed]:
         began = time.monotonic()
         rows = await carrier.execute(Query(SQL["lanes"], {"queues": self._queues}, same))
-        self._cursors = {(queue, priority): 0 for queue, priority, _ in rows}
-        self._limited = sorted({queue for queue, _, limited in rows if limited})
+        # Lanes that are empty now stay known, so that the next job in one needs no full scan to be found.
+        known = self._cursors if len(self._cursors) < _MOST_LANES else {}
+        self._cursors = known | {(queue, priority): 0 for queue, priority, _ in rows}
+        self._limited = [(queue, priority) for queue, priority, limited in rows if limited]
         jobs = await self._claim_lanes(carrier, worker, limit) if rows else []
         self._full.done(began)
+        self.unseen = 0.0
         return jobs
 
     async def _claim_lanes(self, carrier: AsyncCarrier, worker: int, limit: int) -> list[Claimed]:
@@ -97,15 +100,14 @@ class Claimer:
         return jobs
 
     async def _claim_limited(self, carrier: AsyncCarrier, worker: int, limit: int) -> list[Claimed]:
-        """Take jobs of queues with a fleet-wide limit: one transaction, whose lock makes counting and taking one."""
-        jobs: list[Claimed] = []
-        async with carrier.atomic() as inner:
-            for (queue,) in await inner.execute(Query(SQL["limited"], {"queues": self._limited}, same)):
-                params = {"queue": queue, "limit": limit - len(jobs), "worker": worker}
-                jobs += self._read(await inner.execute(Query(SQL["claim_limited"], params, same)), worker)
-                if len(jobs) >= limit:
-                    break
-        return jobs
+        """Take jobs of queues with a fleet-wide limit."""
+        params = {
+            "worker": worker,
+            "queues": [queue for queue, _ in self._limited],
+            "priorities": [priority for _, priority in self._limited],
+            "limit": limit,
+        }
+        return self._read(await carrier.execute(Query(SQL["claim_limited"], params, same)), worker)
 
     def _read(self, rows: Rows, worker: int) -> list[Claimed]:
         jobs = [Claimed(row, worker) for row in rows]

@@ -59,6 +59,7 @@ class Fetcher:
         self._wake = asyncio.Event()
         self._asleep = False
         self._next_due = math.inf
+        self._undone = 0.0  # seconds until an advance that was rationed may be made; 0 when it was made
         self._stopping = False
         self.claiming = False  # a claim is under way: what it takes is not in our hands yet
         self.suspect = False  # a claim may have gone through without its answer reaching us
@@ -108,8 +109,8 @@ class Fetcher:
                 await asyncio.sleep(trouble)
                 trouble = min(trouble * 2, 5.0)
                 continue
-            if not self._advancing.due:
-                await self._nap(self._advancing.wait)
+            if (unseen := max(self._undone, self._claimer.unseen)) > 0:
+                await self._nap(unseen)  # what was rationed may hold work: look again as soon as it is allowed
                 continue
             longest = _IDLE_CHECK if self._until_idle else self._poll()
             if not await self._nap(min(pause, longest, self._next_due)):
@@ -139,7 +140,9 @@ class Fetcher:
 
     async def _advance(self, *, short: bool) -> int:
         """Move what is due: after a claim that fell short, and ten times a second when none does."""
+        self._undone = 0.0
         if not (self._advancing.due if short else self._advancing.overdue(0.1)):
+            self._undone = self._advancing.wait
             return 0
         began = time.monotonic()
         rows = await self._carrier.execute(Query(SQL["advance"], {"batch": _BATCH}, nothing))

@@ -14,15 +14,23 @@ from ..engine.statements import statements
 log = logging.getLogger("pgeverything.worker")
 SQL = statements("worker")
 
-HEARTBEAT = 10.0  # seconds between heartbeats
-SILENCE = 30.0  # seconds without one after which others take the jobs
-TRUSTED = 25.0  # seconds since the last good heartbeat was sent for which we trust the lease: less than SILENCE
+SHORTEST = 2.0  # seconds: a busy event loop or a slow commit may hold up a heartbeat for that long
 
 
 class Lease:
-    """The row of this process in `workers`, and how long it can still be trusted."""
+    """The row of this process in `workers`, and how long it can still be trusted.
 
-    def __init__(self, queues: Sequence[str], concurrency: int, name: str | None) -> None:
+    Args:
+        queues: the queues it serves.
+        concurrency: how many handlers it runs at once.
+        name: what lists call it; None means host:pid.
+        length: how many seconds after its last heartbeat others take its jobs.
+    """
+
+    def __init__(self, queues: Sequence[str], concurrency: int, name: str | None, length: float) -> None:
+        self.length = length
+        self.heartbeat = length / 3  # two may get lost
+        self._trust = length * 5 / 6  # counted from before a heartbeat was sent, so it ends before the others' patience
         self.queues, self.concurrency = list(queues), concurrency
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self.worker = 0
@@ -32,12 +40,17 @@ class Lease:
     @property
     def trusted(self) -> bool:
         """Whether the jobs are certainly still ours."""
-        return time.monotonic() - self._renewed < TRUSTED
+        return time.monotonic() - self._renewed < self._trust
 
     async def begin(self, carrier: AsyncCarrier) -> None:
         """Register this process under a new number."""
         sent = time.monotonic()
-        params = {"name": self.name, "queues": self.queues, "concurrency": self.concurrency}
+        params = {
+            "name": self.name,
+            "queues": self.queues,
+            "concurrency": self.concurrency,
+            "lease": self.length,
+        }
         self.worker = whole(await carrier.execute(Query(SQL["register"], params, whole)))
         self._renewed = sent
         log.info("worker %s (%s) serves %s", self.worker, self.name, ", ".join(self.queues))
@@ -68,5 +81,5 @@ class Lease:
         return list(rows[0][0])
 
     async def end(self, carrier: AsyncCarrier) -> None:
-        """Leave the table of workers; jobs still in our name are rescued by others once the silence is long enough."""
+        """Leave the table of workers; jobs still in our name are rescued by others a while after their claim."""
         await carrier.execute(Query(SQL["leave"], {"worker": self.worker}, nothing))

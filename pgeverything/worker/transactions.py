@@ -12,7 +12,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from ..engine.carriers import AsyncPsycopgCarrier, PsycopgCarrier
 from ..engine.plan import Query, Rows, same
-from ..engine.pool import connection_options
+from ..engine.pool import new_async_pool, new_pool
 from ..engine.statements import statements
 from ..errors import JobError, JobLost
 from .claimed import Claimed
@@ -51,14 +51,7 @@ class Transactions:
         _refuse_second(claimed)
         with self._lock:
             if self._pool is None:
-                self._pool = ConnectionPool(
-                    self._conninfo,
-                    kwargs=connection_options(),
-                    min_size=1,
-                    max_size=self._most,
-                    open=True,
-                    name="handlers",
-                )
+                self._pool = new_pool(self._conninfo, "handlers", most=self._most)
         with self._pool.connection() as connection:
             with connection.transaction():
                 yield self._bind(connection)
@@ -70,14 +63,7 @@ class Transactions:
         """The transaction of an `async def` handler."""
         _refuse_second(claimed)
         if self._apool is None:
-            self._apool = AsyncConnectionPool(
-                self._conninfo,
-                kwargs=connection_options(),
-                min_size=1,
-                max_size=self._most,
-                open=False,
-                name="handlers",
-            )
+            self._apool = new_async_pool(self._conninfo, "handlers", most=self._most)
         await self._apool.open()
         async with self._apool.connection() as connection:
             async with connection.transaction():

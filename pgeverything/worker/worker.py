@@ -6,18 +6,18 @@ import asyncio
 import contextlib
 import logging
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
 
 from ..durations import Duration, seconds
 from ..engine.carriers import AsyncPoolCarrier
 from ..engine.listen import Listener
 from ..engine.plan import Plan, Query, adrive, nothing
-from ..engine.pool import connection_options
+from ..engine.pool import new_async_pool
 from ..engine.statements import statements
 from ..errors import InvalidArgument
 from ..jobs.values import check_name, check_whole
@@ -28,7 +28,7 @@ from .claimed import Claimed
 from .execute import Executor
 from .fetch import DATABASE_ERRORS, Fetcher
 from .hands import Hands
-from .lease import HEARTBEAT, Lease
+from .lease import SHORTEST, Lease
 from .outcome import Outcome
 from .transactions import Transactions
 
@@ -54,6 +54,7 @@ class Worker:
         poll: the longest sleep of an idle worker; by default 30 s where LISTEN works and 1 s where not.
         listen: whether to use LISTEN at all.
         retention: how long finished jobs are kept; dropped by whole days.
+        lease: how long after its last heartbeat others take its jobs, at least 2 s; it sends three in that time.
         name: what it is called in lists; by default host:pid.
     """
 
@@ -72,6 +73,7 @@ class Worker:
         poll: Duration | None = None,
         listen: bool = True,
         retention: Duration = "7d",
+        lease: Duration = "30s",
         name: str | None = None,
     ) -> None:
         if isinstance(queues, str):
@@ -90,6 +92,9 @@ class Worker:
         self._poll = None if poll is None else seconds(poll, "poll", zero=False)
         self._listen = listen
         self._retention = seconds(retention, "retention", zero=False)
+        self._lease_length = seconds(lease, "lease", zero=False)
+        if self._lease_length < SHORTEST:
+            raise InvalidArgument(f"lease={lease!r} must be at least {SHORTEST:g} s: a slow commit would lose it")
 
     @property
     def queues(self) -> list[str]:
@@ -119,7 +124,7 @@ class Worker:
                 self.stop()
 
         handled = []
-        with contextlib.suppress(RuntimeError, NotImplementedError):  # not the main thread: nobody sends it signals
+        if threading.current_thread() is threading.main_thread():  # nobody sends signals to another
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, on_signal, number)
                 handled.append(number)
@@ -141,13 +146,10 @@ class Worker:
         self._stopping = asyncio.Event()
         conninfo = await asyncio.to_thread(self._connect)
         self._hands = Hands(self.concurrency)
-        self._lease = Lease(self.queues, self.concurrency, self._name)
+        self._lease = Lease(self.queues, self.concurrency, self._name, self._lease_length)
         transactions = Transactions(conninfo, self._schema, self.concurrency, self._bind, self._abind)
         self._executor = Executor(self._tasks, transactions, self.concurrency)
-        pool = AsyncConnectionPool[Any](
-            conninfo, kwargs=connection_options(), min_size=2, max_size=4, open=False, name="worker"
-        )
-        async with pool:
+        async with new_async_pool(conninfo, "worker", least=2, most=4) as pool:
             self._carrier = AsyncPoolCarrier(pool, self._schema)
             await adrive(self._carrier, self._verify(self._schema))
             await self._lease.begin(self._carrier)
@@ -171,7 +173,7 @@ class Worker:
         fetching = asyncio.create_task(self._fetcher.run())
         stopping = asyncio.create_task(self._stopping.wait())
         runners = [asyncio.create_task(self._runner()) for _ in range(self.concurrency)]
-        sweeper = Sweeper(self._carrier, self._retention)
+        sweeper = Sweeper(self._carrier, self._retention, self._lease_length)
         helpers = [
             asyncio.create_task(helper)
             for helper in (self._acknowledger.run(), self._beat(), self._write_progress(), sweeper.run())
@@ -257,10 +259,10 @@ class Worker:
 
     async def _beat(self) -> None:
         """Renew the lease; when it is lost or cannot be renewed in time, let go of everything and begin a new one."""
-        rest = HEARTBEAT
+        rest = self._lease.heartbeat
         while True:
             await asyncio.sleep(rest)
-            rest = HEARTBEAT
+            rest = self._lease.heartbeat
             try:
                 cancelled = await self._lease.renew(self._carrier, self._hands.held)
                 if cancelled is None:
@@ -274,7 +276,7 @@ class Worker:
                     await self._put_back_orphans()
             except DATABASE_ERRORS as error:
                 log.warning("could not send a heartbeat: %s", error)
-                rest = 1.0
+                rest = min(1.0, rest)
                 if not self._lease.trusted:
                     self._let_go("no heartbeat got through for too long")
 

@@ -18,7 +18,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     """Make programs that only know their version, and leave the finder nothing but these."""
     monkeypatch.delenv("PGEVERYTHING_PG_BIN", raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(binaries.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(binaries, "_INSTALLED", (f"{tmp_path}/*/bin",))
 
     def make(version: str) -> Path:
