@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from pgeverything import PgEverything, QueueFull
+from pgeverything import JobContext, PgEverything, QueueFull
 from pgeverything.worker.fetch import Fetcher
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Fleet:
             workers = [self.pg.worker(queues=["q"], concurrency=5, **options) for _ in range(2)]
             serving = [asyncio.create_task(worker.serve()) for worker in workers]
             try:
-                async with asyncio.timeout(6):  # a failure, and not a test run that never ends
+                async with asyncio.timeout(30):  # a failure, and not a test run that never ends
                     await scenario()
             finally:
                 for worker in workers:
@@ -92,7 +92,9 @@ def sleepers(monkeypatch: pytest.MonkeyPatch) -> set[Fetcher]:
 
 
 @pytest.mark.parametrize("listen", [True, False])
-def test_a_slot_that_gets_free_is_taken_at_once(fleet: Fleet, pg: PgEverything, listen: bool, sleepers: set[Fetcher]) -> None:
+def test_a_slot_that_gets_free_is_taken_at_once(
+    fleet: Fleet, pg: PgEverything, listen: bool, sleepers: set[Fetcher]
+) -> None:
     pg.jobs.configure("q", concurrency=1)
     pg.jobs.enqueue_many("hold", [{}] * 3, queue="q")
 
@@ -120,7 +122,43 @@ def test_a_limit_that_is_raised_is_used_at_once(fleet: Fleet, pg: PgEverything, 
     fleet.run(scenario, poll="1h")
 
 
-def test_a_paused_queue_is_left_alone_until_it_is_resumed(fleet: Fleet, pg: PgEverything, sleepers: set[Fetcher]) -> None:
+def test_more_jobs_of_a_key_are_started_at_once(fleet: Fleet, pg: PgEverything, sleepers: set[Fetcher]) -> None:
+    for _ in range(4):
+        pg.jobs.enqueue("hold", queue="q", ordering_key="k")
+
+    async def scenario() -> None:
+        await until(lambda: fleet.now == 1)
+        await until(lambda: len(sleepers) == 2)
+        await asyncio.to_thread(pg.jobs.configure, "q", per_key=3)
+        await until(lambda: fleet.now == 3)
+
+    fleet.run(scenario, poll="1h")
+
+
+@pytest.mark.parametrize("listen", [True, False])
+def test_a_turn_that_a_transaction_gives_back_is_passed_on_at_once(
+    fleet: Fleet, pg: PgEverything, sleepers: set[Fetcher], listen: bool
+) -> None:
+    @pg.task(queue="q")
+    async def atomic(context: JobContext) -> None:
+        async with context.transaction():
+            await fleet.gate.acquire()
+
+    jobs = [atomic.options(ordering_key="k").enqueue().id for _ in range(3)]
+
+    async def scenario() -> None:
+        for job in jobs:
+            await until(lambda job=job: pg.jobs.get(job).state == "running")
+            await until(lambda: len(sleepers) == 2)
+            fleet.gate.release()
+            await until(lambda job=job: pg.jobs.get(job).state == "succeeded")
+
+    fleet.run(scenario, poll="1h", listen=listen)
+
+
+def test_a_paused_queue_is_left_alone_until_it_is_resumed(
+    fleet: Fleet, pg: PgEverything, sleepers: set[Fetcher]
+) -> None:
     pg.jobs.pause("q")
     job = pg.jobs.enqueue("hold", queue="q")
 

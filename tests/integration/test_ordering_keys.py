@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from psycopg_pool import AsyncConnectionPool
 
 from pgeverything import JobContext, PgEverything, Retry, Snooze
-from pgeverything.engine.carriers import AsyncPoolCarrier
-from pgeverything.engine.pool import connection_options
+from pgeverything.engine.carriers import AsyncPsycopgCarrier
 from pgeverything.maintenance import Sweeper
 
 if TYPE_CHECKING:
@@ -62,8 +60,8 @@ def due(db: Database) -> None:
 
 def sweep(url: str) -> None:
     async def once() -> None:
-        async with AsyncConnectionPool(url, kwargs=connection_options(), min_size=1, open=False) as pool:
-            await Sweeper(AsyncPoolCarrier(pool, "pgeverything"), 3600).sweep()
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await Sweeper(AsyncPsycopgCarrier(connection, "pgeverything"), 3600, 30).sweep()
 
     asyncio.run(once())
 
