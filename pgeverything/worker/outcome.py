@@ -84,7 +84,7 @@ def raised(claimed: Claimed, error: BaseException, retry: Retry) -> Outcome:
 
 
 def finish(worker: int, outcomes: Sequence[Ended]) -> Query[tuple[list[int], int]]:
-    """The statement that ends these jobs; it reads the accepted jobs and how many turns passed on."""
+    """The statement that ends these jobs; it reads the accepted jobs and how much others may take up now."""
     return Query(
         SQL["finish"],
         {
@@ -95,7 +95,7 @@ def finish(worker: int, outcomes: Sequence[Ended]) -> Query[tuple[list[int], int
             "results": [o.result for o in outcomes],
             "reasons": [o.reason for o in outcomes],
         },
-        lambda rows: (rows[0][0], rows[0][1] or 0),
+        lambda rows: (rows[0][0], rows[0][1]),
     )
 
 
@@ -113,5 +113,5 @@ def fail(worker: int, outcomes: Sequence[Failed]) -> Query[tuple[list[int], int]
             "fingerprints": [o.failure.fingerprint if o.failure else None for o in outcomes],
             "errors": [o.failure.json() if o.failure else None for o in outcomes],
         },
-        lambda rows: (rows[0][0], rows[0][1] or 0),
+        lambda rows: (rows[0][0], rows[0][1]),
     )

@@ -212,6 +212,8 @@ class Worker:
             if outcome is None:
                 self._hands.drop(claimed)
                 self._lease.finished += claimed.completed
+                if claimed.completed and claimed.ordering_key is not None:
+                    self._fetcher.wake()  # its turn is in a note, which the fetcher passes on
             else:
                 self._acknowledger.put(outcome)
             if claimed.thread is not None:

@@ -160,7 +160,12 @@ on conflict (name) do update set paused = excluded.paused
 returning (select pgeverything.wake(%(queue)s::text))::text;
 
 -- name: configure
--- Set the limits of a queue; those not named stay as they are.
+-- Set the limits of a queue; those not named stay as they are. Workers look again at what the old ones held back.
+with noted as (
+  insert into pgeverything.turn_notes (seq, queue, ordering_key, given_back)
+  select nextval('pgeverything.job_seq'), %(queue)s::text, k.ordering_key, 0
+  from (select distinct w.ordering_key from pgeverything.waiting w where w.queue = %(queue)s::text) k
+  where 'per_key' = any (%(given)s::text[]))
 insert into pgeverything.queues (name, max_depth, on_full, concurrency, per_key)
 values (%(queue)s::text, %(max_depth)s::bigint, coalesce(%(on_full)s::text, 'raise'), %(concurrency)s::integer,
         coalesce(%(per_key)s::integer, 1))
@@ -168,7 +173,8 @@ on conflict (name) do update set
   max_depth = case when 'max_depth' = any (%(given)s::text[]) then excluded.max_depth else queues.max_depth end,
   on_full = case when 'on_full' = any (%(given)s::text[]) then excluded.on_full else queues.on_full end,
   concurrency = case when 'concurrency' = any (%(given)s::text[]) then excluded.concurrency else queues.concurrency end,
-  per_key = case when 'per_key' = any (%(given)s::text[]) then excluded.per_key else queues.per_key end;
+  per_key = case when 'per_key' = any (%(given)s::text[]) then excluded.per_key else queues.per_key end
+returning (select pgeverything.wake(%(queue)s::text))::text;
 
 -- name: queues
 -- Every queue that is configured or holds unfinished jobs.

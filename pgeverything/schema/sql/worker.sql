@@ -44,7 +44,8 @@ from pgeverything.claim_limited(%(worker)s::bigint, %(queues)s::text[], %(priori
 
 -- name: finish
 -- End jobs that this worker still owns: their bodies move to the finished ones, and their turns pass on. Returns the
--- jobs that were accepted; a job that was rescued meanwhile is missing, and its late result is refused.
+-- jobs that were accepted; a job that was rescued meanwhile is missing, and its late result is refused. Also returns
+-- how many turns and limited queues got free.
 -- plan: fresh
 with given as (
   select g.job, g.token, g.state, g.result, g.reason
@@ -53,7 +54,7 @@ with given as (
 done as (
   delete from pgeverything.running r using given g
   where r.job = g.job and r.token = g.token and r.worker = %(worker)s::bigint
-  returning r.job, r.attempt, r.crashes, r.started_at, g.state, g.result, g.reason),
+  returning r.job, r.queue, r.limited, r.attempt, r.crashes, r.started_at, g.state, g.result, g.reason),
 body as (
   delete from pgeverything.jobs j using done d where j.id = d.job
   returning j.id, j.queue, j.task, d.state, j.priority, j.args, j.headers, j.unique_key, j.ordering_key, j.max_attempts,
@@ -69,9 +70,11 @@ kept as (
     b.result::jsonb
   from body b)
 select array(select d.job from done d),
-       (select sum(pgeverything.release(k.queue, k.ordering_key, k.n))
-        from (select b.queue, b.ordering_key, count(*)::integer as n from body b where b.ordering_key is not null
-              group by 1, 2 order by 1, 2) k);
+       coalesce((
+         select sum(pgeverything.release(k.queue, k.ordering_key, k.n))
+         from (select b.queue, b.ordering_key, count(*)::integer as n from body b where b.ordering_key is not null
+               group by 1, 2 order by 1, 2) k), 0)
+       + (select count(pgeverything.wake(l.queue)::text) from (select distinct d.queue from done d where d.limited) l);
 
 -- name: fail
 -- Record failed attempts. A job with a `delay` tries again after so many seconds; one without is dead and passes its
@@ -85,7 +88,7 @@ with given as (
 done as (
   delete from pgeverything.running r using given g
   where r.job = g.job and r.token = g.token and r.worker = %(worker)s::bigint
-  returning r.job, r.attempt - 1 + g.used as attempt, r.crashes, g.delay, g.reason, g.fingerprint, g.error, g.at),
+  returning r.job, r.queue, r.limited, r.attempt - 1 + g.used as attempt, r.crashes, g.delay, g.reason, g.fingerprint, g.error, g.at),
 again as (
   insert into pgeverything.scheduled (job, due_at, queue, priority, attempt, crashes, ordering_key, holds)
   select d.job, d.at + make_interval(secs => d.delay), j.queue, j.priority, d.attempt, d.crashes, j.ordering_key,
@@ -102,10 +105,11 @@ logged as (
   insert into pgeverything.failures (job, at, attempt, worker, error)
   select d.job, d.at, d.attempt, %(worker)s::bigint, d.error::jsonb from done d where d.error is not null)
 select array(select d.job from done d),
-       (select sum(pgeverything.release(k.queue, k.ordering_key, k.n))
-        from (select d.queue, d.ordering_key, count(*)::integer as n from dead d where d.ordering_key is not null
-              group by 1, 2 order by 1, 2) k),
-       (select min(d.delay) from done d);
+       coalesce((
+         select sum(pgeverything.release(k.queue, k.ordering_key, k.n))
+         from (select d.queue, d.ordering_key, count(*)::integer as n from dead d where d.ordering_key is not null
+               group by 1, 2 order by 1, 2) k), 0)
+       + (select count(pgeverything.wake(l.queue)::text) from (select distinct d.queue from done d where d.limited) l);
 
 -- name: give_back
 -- Return claimed jobs that were never started to the very place in line they came from.
@@ -130,7 +134,7 @@ select pgeverything.wake(b.queue) from (select distinct queue from back) b;
 with done as (
   delete from pgeverything.running r
   where r.job = %(job)s::bigint and r.token = %(token)s::bigint and r.worker = %(worker)s::bigint
-  returning r.job, r.attempt, r.crashes, r.started_at),
+  returning r.job, r.queue, r.limited, r.attempt, r.crashes, r.started_at),
 body as (
   delete from pgeverything.jobs j using done d where j.id = d.job
   returning j.id, j.queue, j.task, j.priority, j.args, j.headers, j.unique_key, j.ordering_key, j.max_attempts,
@@ -145,7 +149,9 @@ kept as (
 noted as (
   insert into pgeverything.turn_notes (seq, queue, ordering_key, given_back)
   select nextval('pgeverything.job_seq'), b.queue, b.ordering_key, 1 from body b where b.ordering_key is not null)
-select d.job from done d;
+select d.job,
+       (select pgeverything.wake(b.queue)::text from body b where b.ordering_key is not null or d.limited)
+from done d;
 
 -- name: progress
 -- Write the progress of running jobs.
