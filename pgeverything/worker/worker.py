@@ -124,16 +124,18 @@ class Worker:
                 log.info("%s: claiming nothing more, finishing what runs", signal.Signals(number).name)
                 self.stop()
 
-        handled = []
+        before = {}
         if threading.current_thread() is threading.main_thread():  # nobody sends signals to another
             for number in (signal.SIGTERM, signal.SIGINT):
+                before[number] = signal.getsignal(number)
                 loop.add_signal_handler(number, on_signal, number)
-                handled.append(number)
         try:
             await serving
         finally:
-            for number in handled:
+            for number, handler in before.items():
                 loop.remove_signal_handler(number)
+                if handler is not None:  # None: not one of Python's
+                    signal.signal(number, handler)  # the loop leaves the default behind, not the program's own
 
     def stop(self) -> None:
         """Ask the worker to drain and end. Call it from the event loop it runs in."""
