@@ -44,12 +44,14 @@ from lane l where l.queue = any (%(queues)s::text[]);
 
 -- name: claim
 -- Take up to `limit` jobs from these lanes, in their order, each from behind the place where the last claim ended.
--- The lateral scans are pulled one row at a time, so exactly the jobs that are taken are locked.
+-- The lateral scans are pulled one row at a time, so exactly the jobs that are taken are locked. A worker that was
+-- declared dead, and has not noticed yet, gets nothing: it would be beside itself with the jobs it still runs.
 with lanes as (
   select l.queue, l.priority, l.after
   from unnest(%(queues)s::text[], %(priorities)s::integer[], %(after)s::bigint[]) as l(queue, priority, after)
   where not exists (
-    select from pgeverything.queues q where q.name = l.queue and (q.paused or q.concurrency is not null))),
+      select from pgeverything.queues q where q.name = l.queue and (q.paused or q.concurrency is not null))
+    and exists (select from pgeverything.workers w where w.id = %(worker)s::bigint)),
 picked as materialized (
   select r.place, r.job, r.seq, r.queue, r.attempt, r.crashes
   from lanes l cross join lateral (
@@ -83,7 +85,8 @@ for update skip locked;
 with room as materialized (
   select least(%(limit)s::integer, q.concurrency - (
       select count(*) from pgeverything.running r where r.queue = q.name and r.limited))::integer as free
-  from pgeverything.queues q where q.name = %(queue)s::text),
+  from pgeverything.queues q
+  where q.name = %(queue)s::text and exists (select from pgeverything.workers w where w.id = %(worker)s::bigint)),
 picked as materialized (
   select r.ctid as place, r.job, r.seq, r.queue, r.attempt, r.crashes
   from pgeverything.ready r
@@ -310,11 +313,11 @@ select coalesce(
   0.1);
 
 -- name: orphans
--- Put back what a claim took for this worker without the answer ever reaching it (its connection broke).
+-- Put back the running jobs in this worker's name that are not in its hands: the answer to their claim was lost with
+-- its connection, or it let go of them and then found its lease alive. They did not crash it.
 with lost as (
   delete from pgeverything.running r
   where r.worker = %(worker)s::bigint and r.job <> all (%(jobs)s::bigint[])
-    and r.started_at < (select clock_timestamp()) - make_interval(secs => %(age)s::double precision)
   returning r.job, r.token, r.attempt - 1 as attempt, r.crashes),
 back as (
   insert into pgeverything.ready (queue, priority, seq, job, attempt, crashes)
