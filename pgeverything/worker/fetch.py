@@ -121,7 +121,7 @@ class Fetcher:
 
     async def _room(self) -> bool:
         if not self._lease.trusted:
-            await self._nap(0.1)
+            await asyncio.sleep(0.1)  # not a nap, which an unheard hint ends at once: that starved the heartbeat
             return False
         if await self._hands.room(1.0):
             return True
