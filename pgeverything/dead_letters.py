@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +12,7 @@ from .engine.plan import Async, Plan, Query, Sync, op, same, whole
 from .engine.statements import statements
 from .errors import InvalidArgument, JobNotFound
 from .jobs.read import find, read_jobs
-from .jobs.values import MOST_BIGINT, Job, check_name, check_whole
+from .jobs.values import MOST_BIGINT, Job, check_filter, check_name, check_whole
 
 SQL = statements("dead_letters")
 _BATCH = 1000
@@ -37,13 +38,15 @@ def list_(
 ) -> Plan[list[Job]]:
     """Return dead jobs, latest death first, by any of the filters."""
     check_whole(limit, "limit", 1, 100_000)
-    params = {"queue": queue, "task": task, "fingerprint": fingerprint, "limit": limit}
+    params: dict[str, object] = _matching(queue, task, fingerprint) | {"limit": limit}
     return (yield from Query(SQL["list"], params, read_jobs))
 
 
 def groups(*, queue: str | None = None, task: str | None = None, limit: int = 100) -> Plan[list[DeadGroup]]:
     """Return dead jobs grouped by task and fingerprint (exception type and the innermost frame of your code)."""
     check_whole(limit, "limit", 1, 100_000)
+    check_filter(queue, "queue")
+    check_filter(task, "task")
     params = {"queue": queue, "task": task, "limit": limit}
     return (yield from Query(SQL["groups"], params, lambda rows: [DeadGroup(*row) for row in rows]))
 
@@ -62,7 +65,7 @@ def get(id: int) -> Plan[Job]:  # noqa: A002 - the public name of the thing
 
 def count(*, queue: str | None = None, task: str | None = None, fingerprint: str | None = None) -> Plan[int]:
     """Return how many dead jobs match the filters."""
-    params = {"ids": None, "queue": queue, "task": task, "fingerprint": fingerprint}
+    params = _matching(queue, task, fingerprint) | {"ids": None}
     return (yield from Query(SQL["count"], params, whole))
 
 
@@ -105,7 +108,7 @@ def redrive(
     filters = _filters(ids, queue, task, fingerprint, everything)
     if to_queue is not None:
         check_name(to_queue, "to_queue")
-    if rate is not None and not (isinstance(rate, int | float) and rate > 0):
+    if rate is not None and not (isinstance(rate, int | float) and rate is not True and 0 < rate < math.inf):
         raise InvalidArgument(f"rate={rate!r} must be a number of jobs a second, more than 0")
     most = _limit(limit)
     if dry_run:
@@ -164,12 +167,21 @@ def discard(
 def _filters(
     ids: Iterable[int] | None, queue: str | None, task: str | None, fingerprint: str | None, everything: bool
 ) -> dict[str, object]:
+    if ids is not None and not isinstance(ids, Iterable):
+        raise InvalidArgument(f"ids={ids!r} must be a list of job ids: [{ids}]")
     chosen = None if ids is None else list(ids)
     for each in chosen or ():
         check_whole(each, "ids", 1, MOST_BIGINT)
     if not everything and chosen is None and queue is None and task is None and fingerprint is None:
         raise InvalidArgument("say which: ids, queue=, task= or fingerprint=, or everything=True")
-    return {"ids": chosen, "queue": queue, "task": task, "fingerprint": fingerprint}
+    return _matching(queue, task, fingerprint) | {"ids": chosen}
+
+
+def _matching(queue: str | None, task: str | None, fingerprint: str | None) -> dict[str, object]:
+    check_filter(queue, "queue")
+    check_filter(task, "task")
+    check_filter(fingerprint, "fingerprint")
+    return {"queue": queue, "task": task, "fingerprint": fingerprint}
 
 
 def _limit(limit: int | None) -> int:

@@ -34,7 +34,7 @@ class Sweeper:
 
     def __init__(self, carrier: AsyncCarrier, retention: float, lease: float) -> None:
         self._carrier, self._retention = carrier, retention
-        self._every = min(EVERY, lease / 3)
+        self._lease, self._every = lease, min(EVERY, lease / 3)
 
     async def run(self) -> None:
         """Sweep until cancelled. A sweep that fails is tried again at the next turn."""
@@ -57,7 +57,7 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Rescue the jobs of silent workers, settle cancellations, and nudge lines that nobody holds."""
-        rows = await self._run("rescue", stray=STRAY, most=MOST_CRASHES)
+        rows = await self._run("rescue", stray=STRAY, most=MOST_CRASHES, apart=self._lease)
         rescued, dead = rows[0][:2]
         if rescued:
             log.warning("rescued %s job(s) of silent workers; %s of them had crashed too often", rescued, dead)

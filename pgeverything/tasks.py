@@ -21,7 +21,7 @@ from typing import (
 
 from .arguments import Arguments
 from .durations import Duration, seconds
-from .engine.plan import AsyncCarrier, Carrier, Plan, adrive, drive
+from .engine.plan import AsyncCarrier, Carrier, Plan, adrive_on, drive_on
 from .errors import InvalidArgument, TaskError, UnknownTask
 from .jobs.enqueue import enqueue_text, enqueue_texts
 from .jobs.values import Job, JobOptions, OnDuplicate, check_name
@@ -157,6 +157,8 @@ class _Enqueuer(Generic[P]):
         return enqueue_text(self.name, self.definition.arguments.bind(*args, **kwargs), self._options)
 
     def _many(self, args: Iterable[tuple[Any, ...]]) -> Plan[list[int]]:
+        if not isinstance(args, Iterable):
+            raise InvalidArgument(f"args={args!r} must be a list of tuples, one for each job, as in [(7,), (8,)]")
         bind = self.definition.arguments.bind
         texts = []
         for index, each in enumerate(args):
@@ -198,7 +200,7 @@ class Task(_Enqueuer[P], Generic[P, R_co]):
             InvalidTaskArguments: they do not fit, before any SQL.
             DuplicateJob, QueueFull: as `pg.jobs.enqueue` does.
         """
-        return drive(self._carrier(), self._one(*args, **kwargs))
+        return drive_on(self._carrier, self._one(*args, **kwargs))
 
     def enqueue_many(self, args: Iterable[tuple[Any, ...]]) -> list[int]:
         """Enqueue a job for each tuple of positional arguments, all or none, thousands in a round trip.
@@ -206,7 +208,7 @@ class Task(_Enqueuer[P], Generic[P, R_co]):
         Returns:
             The jobs' ids, in the order of `args`.
         """
-        return drive(self._carrier(), self._many(args))
+        return drive_on(self._carrier, self._many(args))
 
     def options(self, **options: Unpack[Options]) -> Task[P, R_co]:
         """Return the same task with other options for what it enqueues; see `pg.jobs.enqueue` for each."""
@@ -238,11 +240,11 @@ class AsyncTask(_Enqueuer[P], Generic[P, R_co]):
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Enqueue a job with these arguments, checked against the function's signature."""
-        return await adrive(await self._carrier(), self._one(*args, **kwargs))
+        return await adrive_on(self._carrier, self._one(*args, **kwargs))
 
     async def enqueue_many(self, args: Iterable[tuple[Any, ...]]) -> list[int]:
         """Enqueue a job for each tuple of positional arguments, all or none."""
-        return await adrive(await self._carrier(), self._many(args))
+        return await adrive_on(self._carrier, self._many(args))
 
     def options(self, **options: Unpack[Options]) -> AsyncTask[P, R_co]:
         """Return the same task with other options for what it enqueues."""

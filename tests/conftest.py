@@ -6,15 +6,27 @@ server is started. ``PGEVERYTHING_TEST_REQUIRE=docker`` or ``=url`` refuses to r
 
 from __future__ import annotations
 
+import os
+import secrets
+import shutil
 import signal
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+from pgeverything import local
 
 from . import server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# How long an example takes depends on who else uses the machine.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _SOURCE = pytest.StashKey[server.Source]()
 _OWNER = pytest.StashKey[bool]()
@@ -66,3 +78,27 @@ def new_database(server_url: str) -> Iterator[Callable[[], str]]:
     yield create
     for url in urls:
         server.drop_database(url)
+
+
+@pytest.fixture
+def new_home() -> Iterator[Callable[[], Path]]:
+    """Name directories for a local server, none of which exists yet; stop and delete them after the test.
+
+    Not under pytest's own directory: as root the server's account could not enter it.
+    """
+    homes: list[Path] = []
+
+    def name() -> Path:
+        homes.append(Path(tempfile.gettempdir()).resolve() / f"pgeverything-home-{secrets.token_hex(6)}")
+        return homes[-1]
+
+    yield name
+    for home in homes:
+        if home.is_dir() and home.stat().st_uid == os.geteuid():
+            local.stop(home)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def home(new_home: Callable[[], Path]) -> Path:
+    return new_home()

@@ -103,9 +103,7 @@ def docker_answers() -> bool:
 def _container() -> Iterator[str]:
     from testcontainers.community.postgres import PostgresContainer
 
-    server = PostgresContainer(
-        _IMAGE, username="postgres", password="postgres", dbname="postgres", driver=None
-    )
+    server = PostgresContainer(_IMAGE, username="postgres", password="postgres", dbname="postgres", driver=None)
     server.with_command("postgres -c fsync=off -c max_connections=200")
     with server:
         yield _plain(server.get_connection_url())

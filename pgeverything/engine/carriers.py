@@ -14,9 +14,9 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.rows import tuple_row
 
-from ..errors import ConfigurationError, InvalidArgument, NotMigrated, PgEverythingError
+from ..errors import ConfigurationError, InvalidArgument, NotMigrated, PgEverythingError, SchemaError
 from .plan import AsyncCarrier, Carrier, Query, Rows
-from .statements import named, numbered
+from .statements import Statement, named, numbered
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool, ConnectionPool
@@ -33,14 +33,21 @@ _MISSING = ("42P01", "3F000", "42883", "42703")  # undefined table, schema, func
 
 
 def explain(error: Exception, schema: str) -> PgEverythingError | None:
-    """Return the error to raise instead when the database lacks our schema, or None."""
+    """Return the error to raise instead when the database lacks our schema, or keeps it from this role, or None."""
     original = getattr(error, "orig", error)
     state = getattr(original, "sqlstate", None)
     if state in _MISSING and schema in str(original):
         return NotMigrated(
             f"schema {schema!r} is missing or older than this library: run `pgeverything migrate` ({original})"
         )
+    if state == "42501" and f"schema {schema}" in str(original):
+        return SchemaError(f"{original}: have the schema's owner grant this role what it needs (docs/how-to/roles.md)")
     return None
+
+
+def _prepare(statement: Statement) -> bool | None:
+    """Whether psycopg may prepare it: never when its plan must be fresh, else when it has run often enough."""
+    return False if statement.fresh else None
 
 
 # psycopg ------------------------------------------------------------------------------------------------------------
@@ -55,7 +62,7 @@ class PsycopgCarrier:
     def execute(self, query: Query[Any]) -> Rows:
         try:
             with self.connection.cursor(row_factory=tuple_row) as cursor:
-                cursor.execute(named(query.statement, self.schema), query.params)
+                cursor.execute(named(query.statement, self.schema), query.params, prepare=_prepare(query.statement))
                 return cursor.fetchall() if cursor.description else ()
         except pg.Error as error:
             if better := explain(error, self.schema):
@@ -80,7 +87,9 @@ class AsyncPsycopgCarrier:
     async def execute(self, query: Query[Any]) -> Rows:
         try:
             async with self.connection.cursor(row_factory=tuple_row) as cursor:
-                await cursor.execute(named(query.statement, self.schema), query.params)
+                await cursor.execute(
+                    named(query.statement, self.schema), query.params, prepare=_prepare(query.statement)
+                )
                 return await cursor.fetchall() if cursor.description else ()
         except pg.Error as error:
             if better := explain(error, self.schema):

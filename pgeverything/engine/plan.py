@@ -89,14 +89,19 @@ class AsyncCarrier(Protocol):
 
 def drive(carrier: Carrier, plan: Plan[T]) -> T:
     """Run a plan to its result, blocking."""
+    return drive_on(lambda: carrier, plan)
+
+
+def drive_on(carrier: Callable[[], Carrier], plan: Plan[T]) -> T:
+    """Run a plan to its result, blocking. Nothing is connected before its first step, so bad input is refused first."""
 
     def perform(step: Step) -> object:
         if isinstance(step, Query):
-            return step.read(carrier.execute(step))
+            return step.read(carrier().execute(step))
         if isinstance(step, Sleep):
             time.sleep(step.seconds)
             return None
-        with carrier.atomic() as inner:
+        with carrier().atomic() as inner:
             return drive(inner, step.plan)
 
     try:
@@ -115,13 +120,22 @@ def drive(carrier: Carrier, plan: Plan[T]) -> T:
 async def adrive(carrier: AsyncCarrier, plan: Plan[T]) -> T:
     """Run a plan to its result, awaiting."""
 
+    async def held() -> AsyncCarrier:
+        return carrier
+
+    return await adrive_on(held, plan)
+
+
+async def adrive_on(carrier: Callable[[], Awaitable[AsyncCarrier]], plan: Plan[T]) -> T:
+    """Run a plan to its result, awaiting. Nothing is connected before its first step."""
+
     async def perform(step: Step) -> object:
         if isinstance(step, Query):
-            return step.read(await carrier.execute(step))
+            return step.read(await (await carrier()).execute(step))
         if isinstance(step, Sleep):
             await asyncio.sleep(step.seconds)
             return None
-        async with carrier.atomic() as inner:
+        async with (await carrier()).atomic() as inner:
             return await adrive(inner, step.plan)
 
     try:
@@ -179,12 +193,12 @@ class op(Generic[P, T]):  # noqa: N801 - used like `property`
 
             @functools.wraps(plan)
             def method(*args: P.args, **kwargs: P.kwargs) -> T:
-                return drive(carrier(), plan(*args, **kwargs))
+                return drive_on(carrier, plan(*args, **kwargs))
         else:
 
             @functools.wraps(plan)
             async def method(*args: P.args, **kwargs: P.kwargs) -> T:
-                return await adrive(await carrier(), plan(*args, **kwargs))
+                return await adrive_on(carrier, plan(*args, **kwargs))
 
         # Cached in the instance, which then shadows this descriptor: 3 microseconds a call instead of 20.
         namespace.__dict__[self._name] = method

@@ -21,10 +21,15 @@ def cancel(id: int, reason: str = "cancelled") -> Plan[bool]:  # noqa: A002
     A job that is running is asked to stop: an `async def` handler is cancelled, a `def` handler sees
     `JobContext.cancelled`, and neither is tried again.
 
+    Args:
+        id: the job.
+        reason: kept with it, at most 2,000 bytes.
+
     Returns:
         True when the job is cancelled or was asked to stop, False when it had ended already or is not known.
     """
     check_whole(id, "id", 1, MOST_BIGINT)
+    check_name(reason, "reason", most=2000)
     return (yield from Query(SQL["cancel"], {"id": id, "reason": reason}, one_or_none)) is not None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from ..durations import Duration, seconds
@@ -77,7 +77,7 @@ def enqueue(
         headers=headers,
     )
     check_name(task, "task")
-    return enqueue_text(task, codec.encode(_as_args(args), "args"), options)
+    return enqueue_text(task, codec.encode(_as_args(args, "args"), "args"), options)
 
 
 def enqueue_text(task: str, args: str, options: JobOptions) -> Plan[Job]:
@@ -101,6 +101,11 @@ def enqueue_text(task: str, args: str, options: JobOptions) -> Plan[Job]:
                 identity,
             )
         return dataclasses.replace((yield from get(identity)), duplicate=True)
+    if state == "cancelled":
+        return (yield from get(identity))
+    due_at = options.run_at
+    if options.delay is not None:
+        due_at = created_at + timedelta(seconds=seconds(options.delay, "delay"))
     return Job(
         id=identity,
         queue=options.queue,
@@ -113,8 +118,11 @@ def enqueue_text(task: str, args: str, options: JobOptions) -> Plan[Job]:
         ordering_key=options.ordering_key,
         max_attempts=options.max_attempts,
         timeout=None if options.timeout is None else seconds(options.timeout, "timeout"),
+        expires_at=None
+        if options.expires is None
+        else (due_at or created_at) + timedelta(seconds=seconds(options.expires, "expires")),
         created_at=created_at,
-        run_at=options.run_at,
+        run_at=due_at if state == "scheduled" else None,
     )
 
 
@@ -155,7 +163,10 @@ def enqueue_many(
         headers=headers,
     )
     check_name(task, "task")
-    return enqueue_texts(task, [codec.encode(_as_args(each), "args") for each in args], options)
+    if isinstance(args, str | Mapping) or not isinstance(args, Iterable):
+        raise InvalidArgument(f"args={args!r} must be a list of mappings, one for each job")
+    mappings = [_as_args(each, f"args[{index}]") for index, each in enumerate(args)]
+    return enqueue_texts(task, codec.encode_many(mappings, "args"), options)
 
 
 def enqueue_texts(task: str, texts: Sequence[str], options: JobOptions) -> Plan[list[int]]:
@@ -174,10 +185,11 @@ def _enqueue_batches(task: str, batches: Sequence[Sequence[str]], options: JobOp
     for batch in batches:
         while True:
             rows = yield from Query(SQL["enqueue_many"], params | {"args": f"[{','.join(batch)}]"}, same)
-            if rows[0][1] != "full":
+            added, state, _ = rows[0]
+            if state != "full":
                 break
             yield from _await_room(options.queue, len(batch))
-        ids += [row[0] for row in rows]
+        ids += added
     return ids
 
 
@@ -204,9 +216,9 @@ def _await_room(queue: str, wanted: int) -> Plan[None]:
         waited, pause = waited + pause, min(pause * 2, 0.5)
 
 
-def _as_args(args: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _as_args(args: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
     if args is None:
         return {}
     if not isinstance(args, Mapping):
-        raise InvalidArgument(f"args={args!r} must map the handler's parameter names to JSON values")
+        raise InvalidArgument(f"{name}={args!r} must map the handler's parameter names to JSON values")
     return args

@@ -10,7 +10,7 @@ from ..engine import codec
 from ..engine.plan import Plan, Query, Rows, Sleep, one_or_none, same
 from ..engine.statements import statements
 from ..errors import InvalidArgument, JobFailed, JobNotFound, WaitTimeout
-from .values import ENDED, MOST_BIGINT, STATES, Job, State, check_whole
+from .values import ENDED, MOST_BIGINT, STATES, Job, State, check_filter, check_whole
 
 SQL = statements("jobs")
 
@@ -70,8 +70,12 @@ def list_(
     """
     if state is not None and state not in STATES:
         raise InvalidArgument(f"state={state!r} must be one of {', '.join(STATES)}")
+    check_filter(queue, "queue")
+    check_filter(task, "task")
     check_whole(limit, "limit", 1, 100_000)
-    params = {"queue": queue, "task": task, "state": state, "limit": limit, "before": before or MOST_BIGINT}
+    before = MOST_BIGINT if before is None else before
+    check_whole(before, "before", 1, MOST_BIGINT)
+    params = {"queue": queue, "task": task, "state": state, "limit": limit, "before": before}
     return (yield from Query(SQL["list"], params, read_jobs))
 
 
@@ -80,12 +84,14 @@ def counts(queue: str | None = None) -> Plan[dict[State, int]]:
 
     The finished ones are those that retention still keeps; counting them reads their index, about 0.1 s a million.
     """
+    check_filter(queue, "queue")
     found = yield from Query(SQL["counts"], {"queue": queue}, same)
     return dict.fromkeys(STATES, 0) | dict(found)
 
 
 def failures(id: int) -> Plan[list[Mapping[str, Any]]]:  # noqa: A002
     """Return what went wrong with a job, attempt by attempt: `at`, `attempt`, `worker` and `error` of each."""
+    check_whole(id, "id", 1, MOST_BIGINT)
     rows = yield from Query(SQL["failures"], {"id": id}, same)
     return [
         {"at": at, "attempt": attempt, "worker": worker, "error": codec.decode(error)}
@@ -108,6 +114,7 @@ def wait(id: int, timeout: Duration | None = None) -> Plan[Job]:  # noqa: A002
         JobNotFound: there is no such job.
         WaitTimeout: it has not ended in time.
     """
+    check_whole(id, "id", 1, MOST_BIGINT)
     left = None if timeout is None else seconds(timeout, "timeout")
     pause = 0.01
     while True:

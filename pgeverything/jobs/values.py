@@ -116,30 +116,34 @@ class JobOptions:
             and all(isinstance(k, str) and isinstance(v, str) for k, v in self.headers.items())
         ):
             raise InvalidArgument("headers must map strings to strings")
+        self.params()
 
     def params(self) -> dict[str, object]:
         """Return the options as statement parameters."""
-
-        def length(value: Duration | None, name: str, *, zero: bool = False) -> float | None:
-            return None if value is None else seconds(value, name, zero=zero)
-
         return {
             "queue": self.queue,
             "priority": self.priority,
-            "delay": length(self.delay, "delay", zero=True),
+            "delay": None if self.delay is None else seconds(self.delay, "delay"),
             "run_at": self.run_at,
             "ordering_key": self.ordering_key,
             "max_attempts": self.max_attempts,
-            "timeout": length(self.timeout, "timeout"),
-            "expires": length(self.expires, "expires"),
+            "timeout": None if self.timeout is None else seconds(self.timeout, "timeout", zero=False),
+            "expires": None if self.expires is None else seconds(self.expires, "expires", zero=False),
             "headers": codec.encode(self.headers, "headers") if self.headers else None,
         }
 
 
 def check_name(value: object, name: str, most: int = 200) -> None:
     """Refuse what cannot be a queue, task or key: not text, empty, with NUL, or longer than `most` bytes."""
-    if not isinstance(value, str) or not value or "\0" in value or len(value.encode("utf-8", "surrogatepass")) > most:
+    text = value.encode("utf-8", "replace") if isinstance(value, str) else b""  # a lone surrogate becomes "?"
+    if not 0 < len(text) <= most or text.decode() != value or "\0" in value:
         raise InvalidArgument(f"{name}={value!r} must be text of 1 to {most} bytes without NUL")
+
+
+def check_filter(value: object, name: str) -> None:
+    """Refuse what can be no queue's or task's name; None means any."""
+    if value is not None:
+        check_name(value, name)
 
 
 def check_whole(value: object, name: str, least: int, most: int) -> None:

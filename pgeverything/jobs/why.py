@@ -71,7 +71,7 @@ def explain(facts: Facts) -> str:
         case "waiting":
             first = f"It waits for its turn of ordering_key={facts.ordering_key!r}"
             ahead = f", with {facts.ahead_of_key} before it in line" if facts.ahead_of_key else ""
-            held = f"; job {facts.holders} has the turn" if facts.holders else ""
+            held = f"; held by job {facts.holders}" if facts.holders else ""
             return f"{first}{ahead}{held}." + _obstacles(facts)
         case "ready":
             least = "at least " if facts.ahead >= 10_000 else ""

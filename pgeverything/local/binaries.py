@@ -76,8 +76,7 @@ def find_binaries(majors_with_data: list[int]) -> Binaries:
         if version is None or _major(version) < OLDEST_MAJOR:
             found = f"PostgreSQL {version}" if version else "no `postgres` and `initdb` that run"
             raise LocalServerError(
-                f"{BIN_VARIABLE}={named} has {found}; name the bin directory of PostgreSQL {OLDEST_MAJOR} "
-                "or newer"
+                f"{BIN_VARIABLE}={named} has {found}; name the bin directory of PostgreSQL {OLDEST_MAJOR} or newer"
             )
         return Binaries(Path(named).expanduser().resolve(), version)
     usable: list[Binaries] = []

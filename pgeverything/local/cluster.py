@@ -287,7 +287,7 @@ def _launch(cluster: Cluster, binaries: Binaries, account: Account, *, durable: 
 
 
 def _remove_empty(*lock_files: Path) -> None:
-    """Remove lock files that a power cut left empty: PostgreSQL refuses them, in case somebody is writing one."""
+    """Remove lock files that a power cut left empty; PostgreSQL takes them for ones being written."""
     for path in lock_files:
         if path.exists() and path.stat().st_size == 0:
             path.unlink(missing_ok=True)

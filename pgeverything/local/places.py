@@ -68,8 +68,7 @@ def check_home(home: Path) -> None:
         raise LocalServerError(f"{home} is not a directory; remove it, or set {HOME_VARIABLE} to a directory")
     if info.st_uid != os.geteuid():
         raise LocalServerError(
-            f"{home} belongs to {owner_name(home)}; run as that account, or set {HOME_VARIABLE} to a "
-            "directory of yours"
+            f"{home} belongs to {owner_name(home)}; run as that account, or set {HOME_VARIABLE} to a directory of yours"
         )
     if info.st_mode & 0o022:
         raise LocalServerError(
@@ -91,8 +90,7 @@ def prepare_home(home: Path, account: Account) -> None:
             _create(home, 0o711 if account.dropped else 0o700)
         except OSError as error:
             raise LocalServerError(
-                f"cannot create {home}: {error.strerror}; set {HOME_VARIABLE} to a directory that you can "
-                "write to"
+                f"cannot create {home}: {error.strerror}; set {HOME_VARIABLE} to a directory that you can write to"
             ) from error
     check_home(home)
     if account.dropped and not account.can_run("/bin/sh", "-c", 'cd "$1"', "sh", home):
@@ -107,9 +105,7 @@ def major_folders(home: Path) -> list[Path]:
     """Return the folders of the major versions that have been used, the newest first."""
     if not home.is_dir():
         return []
-    found = [
-        path for path in home.iterdir() if path.name.isdecimal() and path.is_dir() and not path.is_symlink()
-    ]
+    found = [path for path in home.iterdir() if path.name.isdecimal() and path.is_dir() and not path.is_symlink()]
     return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
@@ -163,9 +159,7 @@ def socket_directory(folder: Path, account: Account) -> Path:
         unguessable = Path(tempfile.mkdtemp(prefix="pgeverything-", dir="/tmp"))
         _give(unguessable, account)
     except OSError as error:
-        raise LocalServerError(
-            f"cannot create a directory for the socket in /tmp: {error.strerror}"
-        ) from error
+        raise LocalServerError(f"cannot create a directory for the socket in /tmp: {error.strerror}") from error
     return unguessable
 
 

@@ -56,7 +56,7 @@ class Claimer:
     def __init__(self, queues: list[str]) -> None:
         self._queues = queues
         self._cursors: dict[tuple[str, int], int] = {}
-        self._limited: list[str] = []
+        self._limited: list[tuple[str, int]] = []
         self._full = Pace()
         self.unseen = 0.0  # seconds until what the last claim could not look at may be looked at; 0 if it saw all
 
@@ -76,7 +76,7 @@ class Claimer:
         # Lanes that are empty now stay known, so that the next job in one needs no full scan to be found.
         known = self._cursors if len(self._cursors) < _MOST_LANES else {}
         self._cursors = known | {(queue, priority): 0 for queue, priority, _ in rows}
-        self._limited = sorted({queue for queue, _, limited in rows if limited})
+        self._limited = [(queue, priority) for queue, priority, limited in rows if limited]
         jobs = await self._claim_lanes(carrier, worker, limit) if rows else []
         self._full.done(began)
         self.unseen = 0.0
@@ -100,15 +100,14 @@ class Claimer:
         return jobs
 
     async def _claim_limited(self, carrier: AsyncCarrier, worker: int, limit: int) -> list[Claimed]:
-        """Take jobs of queues with a fleet-wide limit: one transaction, whose lock makes counting and taking one."""
-        jobs: list[Claimed] = []
-        async with carrier.atomic() as inner:
-            for (queue,) in await inner.execute(Query(SQL["limited"], {"queues": self._limited}, same)):
-                params = {"queue": queue, "limit": limit - len(jobs), "worker": worker}
-                jobs += self._read(await inner.execute(Query(SQL["claim_limited"], params, same)), worker)
-                if len(jobs) >= limit:
-                    break
-        return jobs
+        """Take jobs of queues with a fleet-wide limit."""
+        params = {
+            "worker": worker,
+            "queues": [queue for queue, _ in self._limited],
+            "priorities": [priority for _, priority in self._limited],
+            "limit": limit,
+        }
+        return self._read(await carrier.execute(Query(SQL["claim_limited"], params, same)), worker)
 
     def _read(self, rows: Rows, worker: int) -> list[Claimed]:
         jobs = [Claimed(row, worker) for row in rows]

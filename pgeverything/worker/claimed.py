@@ -24,6 +24,7 @@ class Claimed:
         "expired",
         "headers",
         "interrupted",
+        "interrupts",
         "job",
         "lost",
         "max_attempts",
@@ -64,6 +65,7 @@ class Claimed:
         self.worker = worker
         self.cancelled = False  # somebody asked for it
         self.interrupted = False  # the worker stops and cannot wait any longer
+        self.interrupts = 0  # how often its async handler was cancelled
         self.lost = False  # the lease is gone: the job is somebody else's
         self.completed = False  # its own transaction has ended it
         self.runner: asyncio.Task[None] | None = None  # set while an async handler runs
@@ -78,4 +80,4 @@ class Claimed:
         if self.stop is not None:
             self.stop.set()
         if self.runner is not None:
-            self.runner.cancel()
+            self.interrupts += self.runner.cancel()

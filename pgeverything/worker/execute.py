@@ -31,7 +31,7 @@ class Executor:
     async def run(self, claimed: Claimed) -> Outcome | None:
         """Run the job to its outcome; None when the handler's own transaction has ended it already."""
         if claimed.cancelled:
-            return Ended(claimed, "cancelled", reason="cancelled before it started")
+            return Ended(claimed, "cancelled")
         if claimed.expired:
             return Failed(claimed, None, "expired before it started", counts=False)
         definition = self._tasks.get(claimed.task)
@@ -56,14 +56,15 @@ class Executor:
             else:
                 result = await self._within(timeout, definition, args, kwargs, claimed)
         except asyncio.CancelledError as error:
-            return self._interrupted(claimed, error)
-        except Exception as error:
+            return _interrupted(claimed, error, definition)
+        except (Exception, SystemExit) as error:  # SystemExit of a handler is a failure, not the end of the worker
             if claimed.completed:
                 log.exception("job %s (%s) raised after its transaction had completed it", claimed.job, claimed.task)
                 return None
             return raised(claimed, error, definition.retry)
         finally:
             claimed.runner = None
+            _forget_interrupts(claimed)
         return None if claimed.completed else returned(claimed, result)
 
     async def _within(
@@ -104,21 +105,32 @@ class Executor:
             raise _timed_out(timeout or 0.0)
         return future.result()
 
-    def _interrupted(self, claimed: Claimed, error: asyncio.CancelledError) -> Outcome | None:
-        """Tell why a handler was cancelled; the end of the worker itself goes on upwards."""
-        runner = asyncio.current_task()
-        if runner is None or not (claimed.cancelled or claimed.lost or claimed.interrupted):
-            raise error
-        runner.uncancel()
-        if claimed.completed or claimed.lost:
-            return None
-        if claimed.cancelled:
-            return Ended(claimed, "cancelled", reason="cancelled while it ran")
-        return Failed(claimed, 0.0, counts=False)  # back into line: the attempt was not the job's fault
-
     def close(self) -> None:
         """Take no more jobs; threads that still run are left to end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _interrupted(claimed: Claimed, error: asyncio.CancelledError, definition: Definition) -> Outcome | None:
+    """Tell why a handler was cancelled; the end of the worker itself goes on upwards."""
+    runner = asyncio.current_task()
+    asked = claimed.interrupts > 0
+    if runner is None or runner.cancelling() > claimed.interrupts:
+        raise error
+    if claimed.completed or claimed.lost:
+        return None
+    if not asked:  # something else that the handler awaited was cancelled, and it let the error through
+        return raised(claimed, error, definition.retry)
+    if claimed.cancelled:
+        return Ended(claimed, "cancelled")
+    return Failed(claimed, 0.0, counts=False)  # back into line: the attempt was not the job's fault
+
+
+def _forget_interrupts(claimed: Claimed) -> None:
+    """Take back what was asked of this job's handler: the runner goes on to other jobs, which it must not touch."""
+    runner = asyncio.current_task()
+    while claimed.interrupts and runner is not None:
+        claimed.interrupts -= 1
+        runner.uncancel()
 
 
 def _timed_out(timeout: float) -> TimeoutError:

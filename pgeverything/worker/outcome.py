@@ -20,7 +20,10 @@ SQL = statements("worker")
 
 
 class Ended:
-    """The job is over: succeeded with a result, or cancelled for a reason. Plain and slotted: one for every job."""
+    """The job is over: succeeded with a result, or cancelled. Plain and slotted: one for every job.
+
+    A cancelled one without a `reason` was cancelled by somebody, who left it in `cancellations`.
+    """
 
     __slots__ = ("claimed", "reason", "result", "state")
 
@@ -66,7 +69,7 @@ def raised(claimed: Claimed, error: BaseException, retry: Retry) -> Outcome:
     if isinstance(error, Reject):
         return Failed(claimed, None, f"rejected: {error.reason}", failure)
     if claimed.cancelled:
-        return Ended(claimed, "cancelled", reason="cancelled while it ran")
+        return Ended(claimed, "cancelled")
     delay = retry.next_delay(claimed.attempt, error, claimed.max_attempts)
     log.info(
         "job %s (%s) failed at attempt %s: %s: %s; %s",
@@ -81,7 +84,7 @@ def raised(claimed: Claimed, error: BaseException, retry: Retry) -> Outcome:
 
 
 def finish(worker: int, outcomes: Sequence[Ended]) -> Query[tuple[list[int], int]]:
-    """The statement that ends these jobs; it reads the accepted jobs and how many turns passed on."""
+    """The statement that ends these jobs; it reads the accepted jobs and how much others may take up now."""
     return Query(
         SQL["finish"],
         {
@@ -92,7 +95,7 @@ def finish(worker: int, outcomes: Sequence[Ended]) -> Query[tuple[list[int], int
             "results": [o.result for o in outcomes],
             "reasons": [o.reason for o in outcomes],
         },
-        lambda rows: (rows[0][0], rows[0][1] or 0),
+        lambda rows: (rows[0][0], rows[0][1]),
     )
 
 
@@ -110,5 +113,5 @@ def fail(worker: int, outcomes: Sequence[Failed]) -> Query[tuple[list[int], int]
             "fingerprints": [o.failure.fingerprint if o.failure else None for o in outcomes],
             "errors": [o.failure.json() if o.failure else None for o in outcomes],
         },
-        lambda rows: (rows[0][0], rows[0][1] or 0),
+        lambda rows: (rows[0][0], rows[0][1]),
     )

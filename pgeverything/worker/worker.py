@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -77,8 +78,12 @@ class Worker:
     ) -> None:
         if isinstance(queues, str):
             raise InvalidArgument(f"queues={queues!r} must be a list: queues=[{queues!r}]")
+        if queues is not None and not queues:
+            raise InvalidArgument("queues=[] serves nothing: name a queue, or leave it out for those of the tasks")
         for queue in queues or ():
             check_name(queue, "queues")
+        if name is not None:
+            check_name(name, "name")
         check_whole(concurrency, "concurrency", 1, 10_000)
         self._tasks, self._connect, self._schema, self._verify = tasks, connect, schema, verify
         self._bind, self._abind = bind, abind
@@ -119,16 +124,18 @@ class Worker:
                 log.info("%s: claiming nothing more, finishing what runs", signal.Signals(number).name)
                 self.stop()
 
-        handled = []
-        with contextlib.suppress(ValueError, NotImplementedError):  # not the main thread: nobody sends it signals
+        before = {}
+        if threading.current_thread() is threading.main_thread():  # nobody sends signals to another
             for number in (signal.SIGTERM, signal.SIGINT):
+                before[number] = signal.getsignal(number)
                 loop.add_signal_handler(number, on_signal, number)
-                handled.append(number)
         try:
             await serving
         finally:
-            for number in handled:
+            for number, handler in before.items():
                 loop.remove_signal_handler(number)
+                if handler is not None:  # None: not one of Python's
+                    signal.signal(number, handler)  # the loop leaves the default behind, not the program's own
 
     def stop(self) -> None:
         """Ask the worker to drain and end. Call it from the event loop it runs in."""
@@ -207,6 +214,8 @@ class Worker:
             if outcome is None:
                 self._hands.drop(claimed)
                 self._lease.finished += claimed.completed
+                if claimed.completed and claimed.ordering_key is not None:
+                    self._fetcher.wake()  # its turn is in a note, which the fetcher passes on
             else:
                 self._acknowledger.put(outcome)
             if claimed.thread is not None:

@@ -1,30 +1,18 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from click.testing import CliRunner
 
-from pgeverything import local
 from pgeverything.cli.local import local as command
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    path = Path(tempfile.gettempdir()).resolve() / f"pgeverything-home-{secrets.token_hex(6)}"
-    monkeypatch.setenv("PGEVERYTHING_HOME", str(path))
-    yield path
-    local.stop(path)
-    shutil.rmtree(path, ignore_errors=True)
+@pytest.fixture(autouse=True)
+def _default_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGEVERYTHING_HOME", str(home))
 
 
 def test_before_the_first_start(home: Path) -> None:

@@ -17,9 +17,7 @@ from pgeverything.local.postmaster import Postmaster, read_postmaster
 
 COMPLETE = "4711\n/home/18/data\n1790000000\n5432\n/home/18\n\n  123 456\nready   \n"
 
-paths = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=30).map(
-    "/{}".format
-)
+paths = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=30).map("/{}".format)
 
 
 def test_a_complete_file(tmp_path: Path) -> None:
@@ -54,9 +52,9 @@ def test_every_directory_survives_the_url(directory: str) -> None:
     url = Postmaster(1, Path("/data"), Path(directory), ready=True).url
 
     parsed = conninfo_to_dict(url)
-    assert (parsed["host"], parsed["port"]) == (directory, "5432")
+    assert (parsed["host"], parsed["port"]) == (str(Path(directory)), "5432")
     assert (parsed["user"], parsed["dbname"]) == ("postgres", "postgres")
-    assert make_url(url).query["host"] == directory
+    assert make_url(url).query["host"] == str(Path(directory))
 
 
 def test_only_a_process_with_this_data_directory_is_alive() -> None:

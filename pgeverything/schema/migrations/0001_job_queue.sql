@@ -45,7 +45,7 @@ create unique index jobs_unique_key on pgeverything.jobs (task, unique_key) wher
 create index jobs_dead on pgeverything.jobs (died_at, id) where dead;
 
 create table pgeverything.ready (
-  queue    text not null,
+  queue    text collate "C" not null,
   priority integer not null,
   seq      bigint not null,
   job      bigint not null,
@@ -92,8 +92,8 @@ comment on column pgeverything.scheduled.holds is 'it had begun: it keeps its tu
 create index scheduled_due on pgeverything.scheduled (due_at);
 
 create table pgeverything.waiting (
-  queue        text not null,
-  ordering_key text not null,
+  queue        text collate "C" not null,
+  ordering_key text collate "C" not null,
   seq          bigint not null,
   job          bigint not null,
   priority     integer not null,
@@ -105,8 +105,8 @@ create unique index waiting_job on pgeverything.waiting (job);
 
 -- How many jobs of an ordering key have their turn now (ready, running, or between two attempts).
 create table pgeverything.turns (
-  queue        text not null,
-  ordering_key text not null,
+  queue        text collate "C" not null,
+  ordering_key text collate "C" not null,
   held         integer not null,
   primary key (queue, ordering_key)
 ) with (fillfactor = 70);
@@ -115,8 +115,8 @@ create table pgeverything.turns (
 -- `turns`, so two long transactions that use one ordering key neither wait for each other nor deadlock.
 create table pgeverything.turn_notes (
   seq          bigint primary key,
-  queue        text not null,
-  ordering_key text not null,
+  queue        text collate "C" not null,
+  ordering_key text collate "C" not null,
   given_back   integer not null
 );
 
@@ -206,6 +206,7 @@ set lock_timeout = '100ms'
 set timezone = 'UTC'
 as $$
 declare
+  home   text := quote_ident('pgeverything');
   parent record;
   part   record;
   day    date;
@@ -216,17 +217,17 @@ begin
   for parent in select * from (values ('finished', 'finished_at'), ('failures', 'at')) as p(name, stamp) loop
     for day in execute format(
       'select d::date from generate_series(current_date, current_date + $1, interval ''1 day'') d
-       union select %I::date from pgeverything.%I', parent.stamp, parent.name || '_default') using ahead
+       union select %I::date from %s.%I', parent.stamp, home, parent.name || '_default') using ahead
     loop
       name := parent.name || to_char(day, '_YYYYMMDD');
-      continue when to_regclass(format('pgeverything.%I', name)) is not null;
+      continue when to_regclass(format('%s.%I', home, name)) is not null;
       begin
-        execute format('create table pgeverything.%I (like pgeverything.%I including all)', name, parent.name);
-        execute format('with moved as (delete from pgeverything.%I where %I >= %L and %I < %L returning *)
-                        insert into pgeverything.%I select * from moved',
-                       parent.name || '_default', parent.stamp, day, parent.stamp, day + 1, name);
-        execute format('alter table pgeverything.%I attach partition pgeverything.%I for values from (%L) to (%L)',
-                       parent.name, name, day, day + 1);
+        execute format('create table %s.%I (like %s.%I including all)', home, name, home, parent.name);
+        execute format('with moved as (delete from %s.%I where %I >= %L and %I < %L returning *)
+                        insert into %s.%I select * from moved',
+                       home, parent.name || '_default', parent.stamp, day, parent.stamp, day + 1, home, name);
+        execute format('alter table %s.%I attach partition %s.%I for values from (%L) to (%L)',
+                       home, parent.name, home, name, day, day + 1);
         created := created + 1;
       exception when lock_not_available or duplicate_table or unique_violation then
         null;  -- another sweep does it, or this one next time
@@ -235,11 +236,11 @@ begin
     for part in
       select c.relname::text as name, to_date(right(c.relname, 8), 'YYYYMMDD') as day
       from pg_inherits i join pg_class c on c.oid = i.inhrelid
-      where i.inhparent = format('pgeverything.%I', parent.name)::regclass and c.relname ~ '_[0-9]{8}$'
+      where i.inhparent = format('%s.%I', home, parent.name)::regclass and c.relname ~ '_[0-9]{8}$'
     loop
       continue when part.day + 1 > clock_timestamp() - keep;
       begin
-        execute format('drop table pgeverything.%I', part.name);
+        execute format('drop table %s.%I', home, part.name);
         dropped := dropped + 1;
       exception when lock_not_available or undefined_table then
         null;
@@ -248,6 +249,9 @@ begin
   end loop;
   return next;
 end $$;
+
+-- It drops history with its owner's rights, so only roles that are told may run it.
+revoke execute on function pgeverything.maintain_partitions(integer, interval) from public;
 
 select pgeverything.maintain_partitions(7, interval '100 years');
 
@@ -266,6 +270,15 @@ begin
   end if;
 end $$;
 
+-- Functions that walk an index in order say so with `set enable_... = off`: a queue goes from empty to a million rows
+-- between two runs of autovacuum, and a planner with no statistics then prefers to sort all of it for the first 200 rows
+-- (measured: 400 jobs/s instead of 20,000). Inside a function the choice is part of the schema and leaves no session
+-- state behind.
+-- Those that only look up single rows of large tables say no more than `enable_seqscan = off`: a session keeps the plans
+-- of its functions, also the one that read a table sequentially because it fitted one page.
+-- `jit = off` belongs to it: what is ruled out and unavoidable all the same (a sort of ten keys) is estimated at 10^10,
+-- and the compiler that such an estimate starts made advance() take 700 ms instead of 2.
+
 
 -- Turns of ordering keys -----------------------------------------------------------------------------------------
 
@@ -276,6 +289,8 @@ end $$;
 create function pgeverything.release(queue text, ordering_key text, given_back integer) returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
+set jit = off
 as $$
 declare
   busy  integer;
@@ -314,6 +329,8 @@ end $$;
 create function pgeverything.advance(batch integer, out moved bigint, out next_due timestamptz)
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
+set jit = off
 as $$
 declare
   at     timestamptz := clock_timestamp();  -- a variable, because a volatile function cannot bound an index scan
@@ -361,12 +378,119 @@ begin
 end $$;
 
 
+-- Claim ----------------------------------------------------------------------------------------------------------
+
+-- The (queue, priority) pairs that hold ready jobs, and whether the queue has a fleet-wide limit. Found by hopping from
+-- one to the next in the index, backwards: the newest end of a lane is live, while its oldest may be a long run of dead
+-- rows under a pinned snapshot.
+create function pgeverything.lanes(queues text[]) returns table (queue text, priority integer, limited boolean)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
+set jit = off
+as $$
+begin
+  return query
+  with recursive lane as (
+    (select r.queue, r.priority from pgeverything.ready r order by r.queue desc, r.priority desc, r.seq desc limit 1)
+    union all
+    select n.queue, n.priority
+    from lane l cross join lateral (
+      select r.queue, r.priority from pgeverything.ready r
+      where (r.queue, r.priority) < (l.queue, l.priority)
+      order by r.queue desc, r.priority desc, r.seq desc limit 1) n)
+  select l.queue, l.priority,
+         exists (select from pgeverything.queues q where q.name = l.queue and q.concurrency is not null)
+  from lane l where l.queue = any (lanes.queues);
+end $$;
+
+-- What a worker gets of a job it has claimed.
+create type pgeverything.claimed as (
+  job bigint, token bigint, task text, args text, attempt integer, queue text, priority integer, ordering_key text,
+  max_attempts integer, timeout double precision, expired boolean, crashes integer, headers text, unique_key text,
+  created_at timestamptz);
+
+-- Takes up to `most` jobs for a worker from these lanes, in their order, each from behind the place where the worker's
+-- last claim ended. The lateral scans are pulled one row at a time, so exactly the jobs that are taken are locked.
+create function pgeverything.claim(
+  worker bigint, queues text[], priorities integer[], after bigint[], most integer, limited boolean default false)
+returns setof pgeverything.claimed
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
+set jit = off
+as $$
+begin
+  return query
+  with lane as (
+    select l.queue, l.priority, l.after
+    from unnest(claim.queues, claim.priorities, claim.after) as l(queue, priority, after)
+    where not exists (
+      select from pgeverything.queues q
+      where q.name = l.queue and (q.paused or (q.concurrency is not null and not claim.limited)))),
+  picked as materialized (
+    select r.place, r.job, r.seq, r.queue, r.attempt, r.crashes
+    from lane l cross join lateral (
+      select r.ctid as place, r.job, r.seq, r.queue, r.attempt, r.crashes
+      from pgeverything.ready r
+      where r.queue = l.queue and r.priority = l.priority and r.seq > l.after
+      order by r.seq
+      limit claim.most
+      for update skip locked) r
+    limit claim.most),
+  taken as (
+    delete from pgeverything.ready r where r.ctid = any (array(select p.place from picked p))),
+  started as (
+    insert into pgeverything.running (job, token, worker, queue, attempt, crashes, started_at, limited)
+    select p.job, p.seq, claim.worker, p.queue, p.attempt + 1, p.crashes, clock_timestamp(), claim.limited from picked p)
+  select p.job, p.seq, j.task, j.args::text, p.attempt + 1, j.queue, j.priority, j.ordering_key, j.max_attempts,
+         extract(epoch from j.timeout)::double precision, j.expires_at < clock_timestamp(),
+         p.crashes, j.headers::text, j.unique_key, j.created_at
+  from picked p join pgeverything.jobs j on j.id = p.job;
+end $$;
+
+-- Takes jobs of queues that have a fleet-wide limit: one claimer at a time counts and takes, while it holds the row lock
+-- of the queue; others pass by. A function, because the count must see what was committed before the lock was had.
+create function pgeverything.claim_limited(worker bigint, queues text[], priorities integer[], most integer)
+returns setof pgeverything.claimed
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  q    record;
+  free bigint;
+  n    bigint;
+begin
+  for q in
+    select c.name, c.concurrency from pgeverything.queues c
+    where c.name = any (queues) and c.concurrency is not null and not c.paused
+    order by c.name
+    for update skip locked
+  loop
+    exit when most <= 0;
+    free := least(most, q.concurrency - (
+      select count(*) from pgeverything.running r where r.queue = q.name and r.limited));
+    continue when free <= 0;
+    return query
+      select c.*
+      from (select array_agg(l.queue) as queues, array_agg(l.priority order by l.priority desc) as priorities,
+                   array_agg(0::bigint) as after
+            from unnest(claim_limited.queues, claim_limited.priorities) as l(queue, priority)
+            where l.queue = q.name) lane
+      cross join lateral pgeverything.claim(worker, lane.queues, lane.priorities, lane.after, free::integer, true) c;
+    get diagnostics n = row_count;
+    most := most - n;
+  end loop;
+end $$;
+
+
 -- Cancel ---------------------------------------------------------------------------------------------------------
 
 -- Ends a job that has no place any more: its body moves to the finished jobs, cancelled.
 create function pgeverything.bury(job bigint, reason text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off
 as $$
 begin
   with body as (delete from pgeverything.jobs j where j.id = bury.job returning j.*)
@@ -379,11 +503,12 @@ begin
 end $$;
 
 -- Cancels a job in whatever state it is. Returns 'cancelled'; 'running' when its worker was asked to stop it; or null
--- when there is no such job that has not ended. Takes no lock that a worker waits for, however long the caller's
--- transaction stays open.
-create function pgeverything.cancel(job bigint, reason text default 'cancelled') returns text
+-- when there is no such job that has not ended. `stop` false leaves a running job alone. Takes no lock that a worker
+-- waits for, however long the caller's transaction stays open.
+create function pgeverything.cancel(job bigint, reason text default 'cancelled', stop boolean default true) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off
 as $$
 declare
   body  record;
@@ -424,9 +549,11 @@ begin
       return 'cancelled';
     end if;
     if exists (select from pgeverything.running r where r.job = cancel.job) then
-      insert into pgeverything.cancellations (job, reason) values (cancel.job, cancel.reason)
-        on conflict on constraint cancellations_pkey do nothing;
-      perform pg_notify('pgeverything', 'cancel ' || cancel.job);
+      if stop then
+        insert into pgeverything.cancellations (job, reason) values (cancel.job, cancel.reason)
+          on conflict on constraint cancellations_pkey do nothing;
+        perform pg_notify('pgeverything', 'cancel ' || cancel.job);
+      end if;
       return 'running';
     end if;
   end loop;
@@ -435,113 +562,135 @@ end $$;
 
 -- Enqueue --------------------------------------------------------------------------------------------------------
 
--- How many more jobs fit is counted over at most `max_depth` index entries: cheap when far from the limit, about
--- 10 ms per 100,000 jobs at it. Enqueues at the same moment do not see each other.
-create function pgeverything.has_room(queue text, wanted bigint, out yes boolean, out on_full text)
+-- How many jobs are ready or waiting, counted up to `most`.
+create function pgeverything.depth(queue text, most bigint) returns bigint
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
+set jit = off
 as $$
-declare
-  most bigint;
 begin
-  select q.max_depth, q.on_full into most, has_room.on_full from pgeverything.queues q where q.name = has_room.queue;
-  yes := most is null or wanted + (
-      select count(*) from (
-        (select from pgeverything.ready r where r.queue = has_room.queue limit most)
-        union all (select from pgeverything.waiting w where w.queue = has_room.queue limit most)) depth
-    ) <= most;
+  return (select count(*) from (
+    (select from pgeverything.ready r where r.queue = depth.queue limit most)
+    union all (select from pgeverything.waiting w where w.queue = depth.queue limit most)) d);
 end $$;
 
--- Gives jobs whose bodies are written their place, and returns the state they are in now.
+-- What a queue does with `wanted` more jobs that it has no room for: 'raise', 'wait' or 'drop'; null when it has room.
+-- The depth is counted over at most `max_depth` index entries: cheap when far from the limit, about 10 ms per 100,000
+-- jobs at it. Enqueues at the same moment do not see each other.
+create function pgeverything.refusal(queue text, wanted bigint) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off
+as $$
+declare
+  q record;
+begin
+  select c.max_depth, c.on_full into q from pgeverything.queues c where c.name = refusal.queue and c.max_depth is not null;
+  if found and wanted + pgeverything.depth(queue, q.max_depth) > q.max_depth then
+    return q.on_full;
+  end if;
+  return null;
+end $$;
+
+-- Gives jobs whose bodies are written their place, and returns the state they are in now. Those that `replace` others
+-- need no room: refusing them would leave neither.
 create function pgeverything.place(
-  ids bigint[], queue text, priority integer, due_at timestamptz, ordering_key text, quiet boolean)
+  ids bigint[], queue text, priority integer, due_at timestamptz, ordering_key text, quiet boolean, replace boolean)
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off
 as $$
 declare
-  room record := pgeverything.has_room(queue, cardinality(ids));
+  state   text;
+  refusal text;
 begin
-  if not room.yes and room.on_full = 'drop' then
+  if not replace and exists (select from pgeverything.queues q where q.name = place.queue and q.max_depth is not null) then
+    refusal := pgeverything.refusal(queue, cardinality(ids));
+  end if;
+  if refusal = 'drop' then
     perform pgeverything.bury(id, 'dropped: the queue was full') from unnest(ids) id;
     return 'cancelled';
-  elsif not room.yes and not quiet then
-    raise exception 'queue % is full', queue using errcode = 'PGE01', hint = 'Try again later, or raise its max_depth.';
-  elsif not room.yes then
+  elsif refusal is not null and quiet then
     delete from pgeverything.jobs j where j.id = any (ids);
     return 'full';
+  elsif refusal is not null then
+    raise exception 'queue % is full', queue using errcode = 'PGE01', hint = 'Try again later, or raise its max_depth.';
   elsif due_at > clock_timestamp() then
+    state := 'scheduled';
     insert into pgeverything.scheduled (job, due_at, queue, priority, ordering_key)
       select id, place.due_at, place.queue, place.priority, place.ordering_key from unnest(ids) id;
-    perform pgeverything.wake(queue);  -- the sleeper may have to wake earlier than it planned
-    return 'scheduled';
   elsif ordering_key is not null then
+    state := 'waiting';
     insert into pgeverything.waiting (queue, ordering_key, seq, job, priority)
       select place.queue, place.ordering_key, id, id, place.priority from unnest(ids) id;
     insert into pgeverything.turn_notes (seq, queue, ordering_key, given_back)
       values (nextval('pgeverything.job_seq'), place.queue, place.ordering_key, 0);
-    perform pgeverything.wake(queue);
-    return 'waiting';
+  else
+    state := 'ready';
+    insert into pgeverything.ready (queue, priority, seq, job)
+      select place.queue, place.priority, id, id from unnest(ids) id;
   end if;
-  insert into pgeverything.ready (queue, priority, seq, job)
-    select place.queue, place.priority, id, id from unnest(ids) id;
-  perform pgeverything.wake(queue);
-  return 'ready';
+  -- For a scheduled job too: the sleeper may have to wake earlier than it planned. (Not a call of wake(): this is the
+  -- hottest function of all.)
+  if exists (select from pgeverything.workers w where w.asleep and place.queue = any (w.queues)) then
+    perform pg_notify('pgeverything', 'queue ' || place.queue);
+  end if;
+  return state;
 end $$;
 
--- Enqueues one job for every element of the JSON array `args` and returns a row for each, in that order.
--- `quiet` returns a refusal as a row (state 'full', id null) instead of raising it, so that the caller's transaction
--- lives on.
+-- Enqueues one job for every element of the JSON array `args`; returns their ids in that order, and the state they are
+-- all in. `quiet` returns a refusal as the state 'full' instead of raising it, so that the caller's transaction lives on.
 create function pgeverything.enqueue_many(
   task text, args jsonb, queue text default 'default', priority integer default 0, delay interval default null,
   run_at timestamptz default null, ordering_key text default null, max_attempts integer default null,
-  timeout interval default null, expires interval default null, headers jsonb default null, quiet boolean default false)
-returns table (id bigint, state text, created_at timestamptz)
+  timeout interval default null, expires interval default null, headers jsonb default null, quiet boolean default false,
+  out ids bigint[], out state text, out created_at timestamptz)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  at     timestamptz := clock_timestamp();
-  due_at timestamptz := coalesce(run_at, at + delay);
-  ids    bigint[];
+  due_at timestamptz;
 begin
+  created_at := clock_timestamp();
+  due_at := coalesce(run_at, created_at + delay);
   with body as (
-    insert into pgeverything.jobs (id, queue, task, priority, args, headers, max_attempts, timeout, expires_at, ordering_key, created_at)
+    insert into pgeverything.jobs (id, queue, task, priority, args, headers, max_attempts, timeout, expires_at,
+                                   ordering_key, created_at)
     select nextval('pgeverything.job_seq'), enqueue_many.queue, enqueue_many.task, enqueue_many.priority, a,
-           enqueue_many.headers, enqueue_many.max_attempts, enqueue_many.timeout, coalesce(due_at, at) + expires,
-           enqueue_many.ordering_key, at
+           enqueue_many.headers, enqueue_many.max_attempts, enqueue_many.timeout,
+           coalesce(due_at, enqueue_many.created_at) + expires, enqueue_many.ordering_key, enqueue_many.created_at
     from jsonb_array_elements(enqueue_many.args) a
     returning jobs.id)
-  select array_agg(body.id) into ids from body;
-  state := pgeverything.place(ids, queue, priority, due_at, ordering_key, quiet);
-  return query select i, enqueue_many.state, at from unnest(ids) i;
+  select coalesce(array_agg(body.id), '{}') into ids from body;
+  state := pgeverything.place(ids, queue, priority, due_at, ordering_key, quiet, replace => false);
 end $$;
 
 -- Enqueues one job. `on_duplicate` says what happens when an unfinished job of the same task has the same
 -- `unique_key`: 'skip' returns that job, 'raise' raises, 'replace' cancels it and enqueues this one (a job that is
--- already running keeps running and gives up the key, and its end waits for this transaction's). Two enqueues of one key at the same moment wait for each other.
+-- already running keeps running and gives up the key, and its end waits for this transaction's). Two enqueues of one
+-- key at the same moment wait for each other.
 create function pgeverything.enqueue(
   task text, args jsonb default '{}', queue text default 'default', priority integer default 0, delay interval default null,
   run_at timestamptz default null, unique_key text default null, on_duplicate text default 'skip',
   ordering_key text default null, max_attempts integer default null, timeout interval default null,
-  expires interval default null, headers jsonb default null, quiet boolean default false)
-returns table (id bigint, state text, created_at timestamptz)
+  expires interval default null, headers jsonb default null, quiet boolean default false,
+  out id bigint, out state text, out created_at timestamptz)
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare
-  due_at timestamptz;
+  due_at   timestamptz;
+  replaced boolean := false;
 begin
-  if unique_key is null then
-    return query select * from pgeverything.enqueue_many(
-      task, jsonb_build_array(args), queue, priority, delay, run_at, ordering_key, max_attempts, timeout, expires, headers, quiet);
-    return;
-  end if;
   created_at := clock_timestamp();
   due_at := coalesce(run_at, created_at + delay);
   loop
-    insert into pgeverything.jobs (id, queue, task, priority, args, headers, max_attempts, timeout, expires_at, unique_key, ordering_key, created_at)
+    insert into pgeverything.jobs (id, queue, task, priority, args, headers, max_attempts, timeout, expires_at, unique_key,
+                                   ordering_key, created_at)
     values (nextval('pgeverything.job_seq'), enqueue.queue, enqueue.task, enqueue.priority, enqueue.args, enqueue.headers,
             enqueue.max_attempts, enqueue.timeout, coalesce(due_at, enqueue.created_at) + expires, enqueue.unique_key,
             enqueue.ordering_key, enqueue.created_at)
@@ -552,19 +701,18 @@ begin
       where j.task = enqueue.task and j.unique_key = enqueue.unique_key and not j.dead;
     continue when id is null;  -- it ended between the two statements
     if on_duplicate = 'replace' then
-      if pgeverything.cancel(id, 'replaced') = 'running' then
+      if pgeverything.cancel(id, 'replaced', stop => false) = 'running' then
         update pgeverything.jobs j set unique_key = null where j.id = enqueue.id;
       end if;
+      replaced := true;
     elsif on_duplicate = 'skip' or quiet then
       state := 'duplicate';
-      return next;
       return;
     else
       raise exception 'job % of task % has unique_key % and is not finished', id, task, unique_key using errcode = 'PGE02';
     end if;
   end loop;
-  state := pgeverything.place(array[id], queue, priority, due_at, ordering_key, quiet);
-  return next;
+  state := pgeverything.place(array[id], queue, priority, due_at, ordering_key, quiet, replaced);
 end $$;
 
 

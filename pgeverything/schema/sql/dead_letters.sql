@@ -1,21 +1,24 @@
 -- name: list
 -- Dead jobs, latest death first.
-select id, queue, task, state, priority, args::text, headers::text, unique_key, ordering_key, max_attempts,
-       extract(epoch from timeout)::double precision, expires_at, created_at, run_at, started_at, finished_at, attempt, crashes,
-       redriven, origin, worker, progress, note, reason, fingerprint, error::text, result::text
-from pgeverything.all_jobs
-where id in (
-    select j.id from pgeverything.jobs j
-    where j.dead
-      and (%(queue)s::text is null or j.queue = %(queue)s::text)
-      and (%(task)s::text is null or j.task = %(task)s::text)
-      and (%(fingerprint)s::text is null or j.fingerprint = %(fingerprint)s::text)
-    order by j.died_at desc, j.id desc
-    limit %(limit)s::integer)
-order by finished_at desc, id desc;
+-- plan: fresh
+select a.id, a.queue, a.task, a.state, a.priority, a.args::text, a.headers::text, a.unique_key, a.ordering_key, a.max_attempts,
+       extract(epoch from a.timeout)::double precision, a.expires_at, a.created_at, a.run_at, a.started_at, a.finished_at,
+       a.attempt, a.crashes, a.redriven, a.origin, a.worker, a.progress, a.note, a.reason, a.fingerprint, a.error::text,
+       a.result::text
+from (
+  select j.id from pgeverything.jobs j
+  where j.dead
+    and (%(queue)s::text is null or j.queue = %(queue)s::text)
+    and (%(task)s::text is null or j.task = %(task)s::text)
+    and (%(fingerprint)s::text is null or j.fingerprint = %(fingerprint)s::text)
+  order by j.died_at desc, j.id desc
+  limit %(limit)s::integer) d
+cross join lateral (select v.* from pgeverything.all_jobs v where v.id = d.id limit 1) a
+order by a.finished_at desc, a.id desc;
 
 -- name: groups
 -- Dead jobs by task and fingerprint, the largest group first.
+-- plan: fresh
 select j.task, j.fingerprint, min(j.reason), count(*), min(j.died_at), max(j.died_at), max(j.id),
        (array_agg(j.error ->> 'type' order by j.id desc))[1], (array_agg(j.error ->> 'message' order by j.id desc))[1]
 from pgeverything.jobs j
@@ -28,6 +31,7 @@ limit %(limit)s::integer;
 
 -- name: count
 -- How many dead jobs match.
+-- plan: fresh
 select count(*)
 from pgeverything.jobs j
 where j.dead
@@ -39,6 +43,7 @@ where j.dead
 -- name: redrive
 -- Give dead jobs a fresh life, oldest death first, `gap` seconds apart and the first one `start` seconds from now.
 -- A job whose unique key is in use again stays dead, and so does the second of two that share one.
+-- plan: fresh
 with chosen as materialized (
   select j.id, j.task, j.unique_key, j.died_at
   from pgeverything.jobs j
@@ -47,8 +52,8 @@ with chosen as materialized (
     and (%(queue)s::text is null or j.queue = %(queue)s::text)
     and (%(task)s::text is null or j.task = %(task)s::text)
     and (%(fingerprint)s::text is null or j.fingerprint = %(fingerprint)s::text)
-    and (j.unique_key is null or not exists (
-      select from pgeverything.jobs o where o.task = j.task and o.unique_key = j.unique_key and not o.dead))
+    and (j.unique_key is null or (
+      select o.id from pgeverything.jobs o where o.task = j.task and o.unique_key = j.unique_key and not o.dead) is null)
   order by j.died_at, j.id
   limit %(limit)s::integer
   for update skip locked),
@@ -77,6 +82,7 @@ select array(select r.id from revived r order by r.due_at, r.id),
 
 -- name: discard
 -- End dead jobs for good; they join the finished ones as cancelled.
+-- plan: fresh
 with chosen as materialized (
   select j.id
   from pgeverything.jobs j

@@ -28,82 +28,25 @@ delete from pgeverything.workers where id = %(worker)s::bigint;
 select pg_notify('pgeverything', %(payload)s::text);
 
 -- name: lanes
--- The (queue, priority) pairs that hold ready jobs, and whether the queue has a fleet-wide limit. Found by hopping from one to the next in the index. It hops
--- backwards: the newest end of a lane is live, while its oldest may be a long run of dead rows under a pinned snapshot.
-with recursive lane as (
-  (select r.queue, r.priority from pgeverything.ready r order by r.queue desc, r.priority desc, r.seq desc limit 1)
-  union all
-  select n.queue, n.priority
-  from lane l cross join lateral (
-    select r.queue, r.priority from pgeverything.ready r
-    where (r.queue, r.priority) < (l.queue, l.priority)
-    order by r.queue desc, r.priority desc, r.seq desc limit 1) n)
-select l.queue, l.priority,
-       exists (select from pgeverything.queues q where q.name = l.queue and q.concurrency is not null) as limited
-from lane l where l.queue = any (%(queues)s::text[]);
+-- The (queue, priority) pairs that hold ready jobs, and whether the queue has a fleet-wide limit.
+select queue, priority, limited from pgeverything.lanes(%(queues)s::text[]);
 
 -- name: claim
--- Take up to `limit` jobs from these lanes, in their order, each from behind the place where the last claim ended.
--- The lateral scans are pulled one row at a time, so exactly the jobs that are taken are locked.
-with lanes as (
-  select l.queue, l.priority, l.after
-  from unnest(%(queues)s::text[], %(priorities)s::integer[], %(after)s::bigint[]) as l(queue, priority, after)
-  where not exists (
-    select from pgeverything.queues q where q.name = l.queue and (q.paused or q.concurrency is not null))),
-picked as materialized (
-  select r.place, r.job, r.seq, r.queue, r.attempt, r.crashes
-  from lanes l cross join lateral (
-    select r.ctid as place, r.job, r.seq, r.queue, r.attempt, r.crashes
-    from pgeverything.ready r
-    where r.queue = l.queue and r.priority = l.priority and r.seq > l.after
-    order by r.seq
-    limit %(limit)s::integer
-    for update skip locked) r
-  limit %(limit)s::integer),
-taken as (
-  delete from pgeverything.ready r where r.ctid = any (array(select p.place from picked p))),
-started as (
-  insert into pgeverything.running (job, token, worker, queue, attempt, crashes, started_at)
-  select p.job, p.seq, %(worker)s::bigint, p.queue, p.attempt + 1, p.crashes, clock_timestamp() from picked p)
-select p.job, p.seq, j.task, j.args::text, p.attempt + 1, j.queue, j.priority, j.ordering_key, j.max_attempts,
-       extract(epoch from j.timeout)::double precision, j.expires_at < clock_timestamp(),
-       p.crashes, j.headers::text, j.unique_key, j.created_at
-from picked p join pgeverything.jobs j on j.id = p.job;
-
--- name: limited
--- Lock the queues that have a fleet-wide limit, so that one claimer at a time counts and takes. Others pass by.
-select q.name
-from pgeverything.queues q
-where q.name = any (%(queues)s::text[]) and q.concurrency is not null and not q.paused
-order by q.name
-for update skip locked;
+-- Take up to `limit` jobs from these lanes, in their order.
+select *
+from pgeverything.claim(%(worker)s::bigint, %(queues)s::text[], %(priorities)s::integer[], %(after)s::bigint[],
+                        %(limit)s::integer);
 
 -- name: claim_limited
--- Take what the limit of one locked queue leaves room for, highest priority first.
-with room as materialized (
-  select least(%(limit)s::integer, q.concurrency - (
-      select count(*) from pgeverything.running r where r.queue = q.name and r.limited))::integer as free
-  from pgeverything.queues q where q.name = %(queue)s::text),
-picked as materialized (
-  select r.ctid as place, r.job, r.seq, r.queue, r.attempt, r.crashes
-  from pgeverything.ready r
-  where r.queue = %(queue)s::text
-  order by r.priority desc, r.seq
-  limit (select greatest(free, 0) from room)
-  for update skip locked),
-taken as (
-  delete from pgeverything.ready r where r.ctid = any (array(select p.place from picked p))),
-started as (
-  insert into pgeverything.running (job, token, worker, queue, attempt, crashes, started_at, limited)
-  select p.job, p.seq, %(worker)s::bigint, p.queue, p.attempt + 1, p.crashes, clock_timestamp(), true from picked p)
-select p.job, p.seq, j.task, j.args::text, p.attempt + 1, j.queue, j.priority, j.ordering_key, j.max_attempts,
-       extract(epoch from j.timeout)::double precision, j.expires_at < clock_timestamp(),
-       p.crashes, j.headers::text, j.unique_key, j.created_at
-from picked p join pgeverything.jobs j on j.id = p.job;
+-- Take up to `limit` jobs from lanes of queues with a fleet-wide limit, as far as it leaves room.
+select *
+from pgeverything.claim_limited(%(worker)s::bigint, %(queues)s::text[], %(priorities)s::integer[], %(limit)s::integer);
 
 -- name: finish
 -- End jobs that this worker still owns: their bodies move to the finished ones, and their turns pass on. Returns the
--- jobs that were accepted; a job that was rescued meanwhile is missing, and its late result is refused.
+-- jobs that were accepted; a job that was rescued meanwhile is missing, and its late result is refused. Also returns
+-- how many turns and limited queues got free.
+-- plan: fresh
 with given as (
   select g.job, g.token, g.state, g.result, g.reason
   from unnest(%(jobs)s::bigint[], %(tokens)s::bigint[], %(states)s::text[], %(results)s::text[], %(reasons)s::text[])
@@ -111,7 +54,7 @@ with given as (
 done as (
   delete from pgeverything.running r using given g
   where r.job = g.job and r.token = g.token and r.worker = %(worker)s::bigint
-  returning r.job, r.attempt, r.crashes, r.started_at, g.state, g.result, g.reason),
+  returning r.job, r.queue, r.limited, r.attempt, r.crashes, r.started_at, g.state, g.result, g.reason),
 body as (
   delete from pgeverything.jobs j using done d where j.id = d.job
   returning j.id, j.queue, j.task, d.state, j.priority, j.args, j.headers, j.unique_key, j.ordering_key, j.max_attempts,
@@ -121,16 +64,22 @@ kept as (
     timeout, expires_at, created_at, started_at, finished_at, attempt, crashes, redriven, origin, worker, reason, result)
   select b.id, b.queue, b.task, b.state, b.priority, b.args, b.headers, b.unique_key, b.ordering_key, b.max_attempts,
     b.timeout, b.expires_at, b.created_at, b.started_at, clock_timestamp(), b.attempt, b.crashes, b.redriven, b.origin,
-    %(worker)s::bigint, b.reason, b.result::jsonb
+    %(worker)s::bigint,
+    case when b.state = 'cancelled' then coalesce(b.reason, (
+      select c.reason from pgeverything.cancellations c where c.job = b.id)) end,
+    b.result::jsonb
   from body b)
 select array(select d.job from done d),
-       (select sum(pgeverything.release(k.queue, k.ordering_key, k.n))
-        from (select b.queue, b.ordering_key, count(*)::integer as n from body b where b.ordering_key is not null
-              group by 1, 2 order by 1, 2) k);
+       coalesce((
+         select sum(pgeverything.release(k.queue, k.ordering_key, k.n))
+         from (select b.queue, b.ordering_key, count(*)::integer as n from body b where b.ordering_key is not null
+               group by 1, 2 order by 1, 2) k), 0)
+       + (select count(pgeverything.wake(l.queue)::text) from (select distinct d.queue from done d where d.limited) l);
 
 -- name: fail
 -- Record failed attempts. A job with a `delay` tries again after so many seconds; one without is dead and passes its
 -- turn on. `used` is 1 where the attempt counts and 0 where it does not (a snooze).
+-- plan: fresh
 with given as (
   select g.job, g.token, g.delay, g.used, g.reason, g.fingerprint, g.error, clock_timestamp() as at
   from unnest(%(jobs)s::bigint[], %(tokens)s::bigint[], %(delays)s::double precision[], %(used)s::integer[],
@@ -139,7 +88,7 @@ with given as (
 done as (
   delete from pgeverything.running r using given g
   where r.job = g.job and r.token = g.token and r.worker = %(worker)s::bigint
-  returning r.job, r.attempt - 1 + g.used as attempt, r.crashes, g.delay, g.reason, g.fingerprint, g.error, g.at),
+  returning r.job, r.queue, r.limited, r.attempt - 1 + g.used as attempt, r.crashes, g.delay, g.reason, g.fingerprint, g.error, g.at),
 again as (
   insert into pgeverything.scheduled (job, due_at, queue, priority, attempt, crashes, ordering_key, holds)
   select d.job, d.at + make_interval(secs => d.delay), j.queue, j.priority, d.attempt, d.crashes, j.ordering_key,
@@ -156,13 +105,15 @@ logged as (
   insert into pgeverything.failures (job, at, attempt, worker, error)
   select d.job, d.at, d.attempt, %(worker)s::bigint, d.error::jsonb from done d where d.error is not null)
 select array(select d.job from done d),
-       (select sum(pgeverything.release(k.queue, k.ordering_key, k.n))
-        from (select d.queue, d.ordering_key, count(*)::integer as n from dead d where d.ordering_key is not null
-              group by 1, 2 order by 1, 2) k),
-       (select min(d.delay) from done d);
+       coalesce((
+         select sum(pgeverything.release(k.queue, k.ordering_key, k.n))
+         from (select d.queue, d.ordering_key, count(*)::integer as n from dead d where d.ordering_key is not null
+               group by 1, 2 order by 1, 2) k), 0)
+       + (select count(pgeverything.wake(l.queue)::text) from (select distinct d.queue from done d where d.limited) l);
 
 -- name: give_back
 -- Return claimed jobs that were never started to the very place in line they came from.
+-- plan: fresh
 with given as (
   select g.job, g.token from unnest(%(jobs)s::bigint[], %(tokens)s::bigint[]) as g(job, token)),
 undone as (
@@ -179,10 +130,11 @@ select pgeverything.wake(b.queue) from (select distinct queue from back) b;
 -- name: finish_here
 -- End one job inside its handler's own transaction. Its turn passes on through a note, because this transaction may
 -- stay open; no row means that the job is no longer this worker's.
+-- plan: fresh
 with done as (
   delete from pgeverything.running r
   where r.job = %(job)s::bigint and r.token = %(token)s::bigint and r.worker = %(worker)s::bigint
-  returning r.job, r.attempt, r.crashes, r.started_at),
+  returning r.job, r.queue, r.limited, r.attempt, r.crashes, r.started_at),
 body as (
   delete from pgeverything.jobs j using done d where j.id = d.job
   returning j.id, j.queue, j.task, j.priority, j.args, j.headers, j.unique_key, j.ordering_key, j.max_attempts,
@@ -197,7 +149,9 @@ kept as (
 noted as (
   insert into pgeverything.turn_notes (seq, queue, ordering_key, given_back)
   select nextval('pgeverything.job_seq'), b.queue, b.ordering_key, 1 from body b where b.ordering_key is not null)
-select d.job from done d;
+select d.job,
+       (select pgeverything.wake(b.queue)::text from body b where b.ordering_key is not null or d.limited)
+from done d;
 
 -- name: progress
 -- Write the progress of running jobs.
@@ -212,15 +166,23 @@ select moved, extract(epoch from next_due - clock_timestamp())::double precision
 from pgeverything.advance(%(batch)s::integer);
 
 -- name: busy
--- Whether these queues hold a job that is ready, waiting, running or due.
-select exists (select from pgeverything.ready r where r.queue = any (%(queues)s::text[]))
-    or exists (select from pgeverything.waiting w where w.queue = any (%(queues)s::text[]))
-    or exists (select from pgeverything.running r where r.queue = any (%(queues)s::text[]))
-    or exists (select from pgeverything.scheduled s where s.queue = any (%(queues)s::text[]) and s.due_at <= (select clock_timestamp()));
+-- Whether these queues hold a job that is running, or ready, waiting or due and not in a paused queue.
+-- plan: fresh
+with open as (
+  select o.queue from unnest(%(queues)s::text[]) as o(queue)
+  where not exists (select from pgeverything.queues q where q.name = o.queue and q.paused))
+select exists (select from pgeverything.running r where r.queue = any (%(queues)s::text[]))
+    or exists (select from pgeverything.ready r where r.queue = any (array(select o.queue from open o)))
+    or exists (select from pgeverything.waiting w where w.queue = any (array(select o.queue from open o)))
+    or exists (select from pgeverything.scheduled s
+               where s.queue = any (array(select o.queue from open o)) and s.due_at <= (select clock_timestamp()));
 
 -- name: rescue
 -- Take the jobs of workers that fell silent, or left without them, back into line with one crash more. A job that has
--- crashed its worker more often than `most` times is dead: it would crash the next one too.
+-- crashed its worker more often than `most` times is dead: it would crash the next one too. From the second crash on a
+-- job waits for a random time before it runs again: its neighbours have crashed as often as the culprit, and together
+-- in one worker again they would all be found guilty.
+-- plan: fresh
 with silent as materialized (
   select w.id from pgeverything.workers w
   where w.heartbeat_at + w.lease < clock_timestamp()
@@ -237,13 +199,18 @@ lost as (
   delete from pgeverything.running r where r.job in (select s.job from stray s)
   returning r.job, r.worker, r.attempt - 1 as attempt, r.crashes + 1 as crashes),
 judged as materialized (
-  select l.job, l.worker, l.attempt, l.crashes, j.queue, j.priority, clock_timestamp() as at,
+  select l.job, l.worker, l.attempt, l.crashes, j.queue, j.priority, j.ordering_key, clock_timestamp() as at,
          json_build_object('type', 'WorkerLost', 'message', 'worker ' || l.worker || ' fell silent while it ran the job') as error
   from lost l join pgeverything.jobs j on j.id = l.job),
 again as (
   insert into pgeverything.ready (queue, priority, seq, job, attempt, crashes)
   select g.queue, g.priority, nextval('pgeverything.job_seq'), g.job, g.attempt, g.crashes
-  from judged g where g.crashes <= %(most)s::integer),
+  from judged g where g.crashes <= least(%(most)s::integer, 1)),
+apart as (
+  insert into pgeverything.scheduled (job, due_at, queue, priority, attempt, crashes, ordering_key, holds)
+  select g.job, g.at + make_interval(secs => random() * %(apart)s::double precision * 3.0 ^ (g.crashes - 1)), g.queue,
+         g.priority, g.attempt, g.crashes, g.ordering_key, g.ordering_key is not null
+  from judged g where g.crashes between 2 and %(most)s::integer),
 dead as (
   update pgeverything.jobs j
   set dead = true, died_at = g.at, reason = 'crashed its worker ' || g.crashes || ' times', fingerprint = 'crash',
@@ -270,6 +237,7 @@ select count(pgeverything.cancel(l.job, l.reason)) from left_over l;
 
 -- name: nudge_lines
 -- Note the keys whose line nobody holds: a rolled-back cancel can leave one so. Hops from key to key.
+-- plan: fresh
 with recursive line as (
   (select w.queue, w.ordering_key from pgeverything.waiting w order by 1, 2 limit 1)
   union all
@@ -304,6 +272,7 @@ select coalesce(
 
 -- name: orphans
 -- Put back what a claim took for this worker without the answer ever reaching it (its connection broke).
+-- plan: fresh
 with lost as (
   delete from pgeverything.running r
   where r.worker = %(worker)s::bigint and r.job <> all (%(jobs)s::bigint[])

@@ -1,0 +1,422 @@
+"""What a worker makes of what handlers do: results, failures, signals, timeouts, arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from pgeverything import Cancel, InvalidArgument, JobContext, PgEverything, Reject, Retry, Snooze
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import psycopg
+
+    Database = psycopg.Connection[Any]
+
+
+def work(pg: PgEverything, **options: Any) -> None:
+    """Run a worker until nothing is left to do."""
+    pg.worker(**options).run(until_idle=True)
+
+
+def hurry(db: Database) -> None:
+    """Make everything that is scheduled due."""
+    db.execute("update pgeverything.scheduled set due_at = clock_timestamp()")
+
+
+def test_handlers_run_where_they_belong(pg: PgEverything) -> None:
+    seen: dict[str, Any] = {}
+
+    @pg.task()
+    def blocking(a: int, b: str = "b") -> list[object]:
+        seen["thread"] = threading.current_thread()
+        return [a, b]
+
+    @pg.task()
+    async def awaiting(a: int, b: str = "b") -> dict[str, object]:
+        seen["loop"] = asyncio.get_running_loop(), threading.current_thread()
+        return {"a": a, "b": b}
+
+    jobs = [blocking.enqueue(1), awaiting.enqueue(2, "c")]
+    work(pg)
+
+    first, second = (pg.jobs.get(job.id) for job in jobs)
+    assert seen["thread"] is not threading.main_thread()
+    assert seen["loop"][1] is threading.main_thread()
+    assert (first.state, first.result, first.attempt) == ("succeeded", [1, "b"], 1)
+    assert (second.state, second.result) == ("succeeded", {"a": 2, "b": "c"})
+    assert first.created_at < first.started_at < first.finished_at  # type: ignore[operator]
+    assert first.worker is not None
+
+
+def test_a_result_that_is_not_json_is_not_kept(pg: PgEverything, caplog: pytest.LogCaptureFixture) -> None:
+    @pg.task()
+    def odd() -> object:
+        return object()
+
+    job = odd.enqueue()
+    work(pg)
+
+    assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).result) == ("succeeded", None)
+    assert "its result is not kept" in caplog.text
+
+
+def test_a_handler_sees_its_job(pg: PgEverything) -> None:
+    seen: list[Any] = []
+
+    @pg.task()
+    def look(context: JobContext, n: int) -> None:
+        seen.append((context.job, context.attempt, context.cancelled))
+
+    @pg.task()
+    async def alook(n: int, *, context: JobContext) -> None:
+        seen.append((context.job, context.attempt, context.cancelled))
+
+    options: dict[str, Any] = {
+        "ordering_key": "k",
+        "unique_key": "u",
+        "headers": {"a": "b"},
+        "timeout": 30,
+        "priority": 2,
+    }
+    for task in (look, alook):
+        job = task.options(**options, max_attempts=4).enqueue(n=1)
+        work(pg)
+        found, attempt, cancelled = seen.pop()
+        assert (attempt, cancelled) == (1, False)
+        assert (found.id, found.task, found.state, found.args, found.attempt) == (
+            job.id,
+            job.task,
+            "running",
+            {"n": 1},
+            1,
+        )
+        for name in (*options, "created_at", "max_attempts", "queue"):
+            assert getattr(found, name) == getattr(job, name)
+
+
+def test_progress_is_written_and_checked(pg: PgEverything, db: Database) -> None:
+    @pg.task()
+    def walk(context: JobContext) -> None:
+        for share in (-0.1, 1.1, float("nan"), "half"):
+            with pytest.raises(InvalidArgument, match="progress"):
+                context.progress(share)  # type: ignore[arg-type]
+        context.progress(0.4, "n\0early")
+        while db.execute("select progress, note from pgeverything.running").fetchone() != (0.4, "nearly"):
+            pass
+        context.progress(0.5)
+        while db.execute("select progress, note from pgeverything.running").fetchone() != (0.5, None):
+            pass
+
+    job = walk.enqueue()
+    work(pg)
+    assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).error) == ("succeeded", None)
+
+
+# Failures -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_recorded_and_tried_again_until_the_policy_gives_up(pg: PgEverything, db: Database) -> None:
+    @pg.task(retry=Retry(attempts=3, first="1h", jitter="none"))
+    def fail() -> None:
+        raise ValueError("no\0pe")
+
+    job = fail.enqueue()
+    work(pg)
+    waiting = pg.jobs.get(job.id)
+    assert (waiting.state, waiting.attempt) == ("scheduled", 1)
+    assert waiting.run_at is not None
+    assert timedelta(minutes=59) < waiting.run_at - datetime.now(UTC) < timedelta(minutes=61)
+
+    for _ in range(2):
+        hurry(db)
+        work(pg)
+    dead = pg.jobs.get(job.id)
+    assert (dead.state, dead.attempt, dead.reason) == ("dead", 3, "failed at attempt 3")
+    assert dead.error is not None
+    assert (dead.error["type"], dead.error["message"]) == ("ValueError", "no\\x00pe")
+    assert dead.fingerprint
+    assert [(each["attempt"], each["error"]["type"]) for each in pg.jobs.failures(job.id)] == [
+        (1, "ValueError"),
+        (2, "ValueError"),
+        (3, "ValueError"),
+    ]
+
+
+def test_the_jobs_own_limit_of_attempts_wins(pg: PgEverything) -> None:
+    @pg.task(retry=Retry(attempts=9))
+    def fail() -> None:
+        raise ValueError
+
+    job = fail.options(max_attempts=1).enqueue()
+    work(pg)
+    assert pg.jobs.get(job.id).state == "dead"
+
+
+def test_policies_by_exception(pg: PgEverything) -> None:
+    @pg.task(retry=Retry(exceptions={KeyError: None}))
+    async def fail() -> None:
+        raise KeyError("x")
+
+    job = fail.enqueue()
+    work(pg)
+    assert pg.jobs.get(job.id).state == "dead"
+
+
+def test_a_handler_that_exits_takes_no_worker_down(pg: PgEverything) -> None:
+    @pg.task(retry=Retry.never())
+    def leave() -> NoReturn:
+        sys.exit(3)
+
+    @pg.task(retry=Retry.never())
+    async def aleave() -> NoReturn:
+        sys.exit(4)
+
+    jobs = [leave.enqueue(), aleave.enqueue()]
+    work(pg)
+    assert [(pg.jobs.get(job.id).state, pg.jobs.get(job.id).error["message"]) for job in jobs] == [  # type: ignore[index]
+        ("dead", "3"),
+        ("dead", "4"),
+    ]
+
+
+def test_a_cancelled_error_of_the_handlers_own_is_a_failure(pg: PgEverything) -> None:
+    @pg.task(retry=Retry.never())
+    async def confused() -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    job = confused.enqueue()
+    work(pg)
+    assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).error["type"]) == (  # type: ignore[index]
+        "dead",
+        "asyncio.exceptions.CancelledError",
+    )
+
+
+# Signals ------------------------------------------------------------------------------------------------------------
+
+
+def test_snooze_uses_no_attempt(pg: PgEverything, db: Database) -> None:
+    attempts: list[int] = []
+
+    @pg.task(retry=Retry.never())
+    def wait(context: JobContext) -> None:
+        attempts.append(context.attempt)
+        if len(attempts) < 3:
+            raise Snooze("1h")
+
+    job = wait.enqueue()
+    for _ in range(3):
+        work(pg)
+        hurry(db)
+    assert attempts == [1, 1, 1]
+    assert pg.jobs.get(job.id).state == "succeeded"
+    assert pg.jobs.failures(job.id) == []
+
+
+def test_cancel_ends_it(pg: PgEverything) -> None:
+    @pg.task()
+    async def stop() -> None:
+        raise Cancel("nothing to do")
+
+    job = stop.enqueue()
+    work(pg)
+    assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).reason) == ("cancelled", "nothing to do")
+
+
+def test_reject_kills_it(pg: PgEverything) -> None:
+    @pg.task()
+    def refuse() -> None:
+        raise Reject("no such user")
+
+    job = refuse.enqueue()
+    work(pg)
+    dead = pg.jobs.get(job.id)
+    assert (dead.state, dead.reason, dead.attempt) == ("dead", "rejected: no such user", 1)
+    assert dead.fingerprint
+
+
+# Timeouts -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_async_handler_is_cut_off(pg: PgEverything) -> None:
+    @pg.task(timeout="60s", retry=Retry.never())
+    async def sleep() -> None:
+        await asyncio.sleep(60)
+
+    job = sleep.options(timeout="50ms").enqueue()  # the job's own wins
+    work(pg)
+    dead = pg.jobs.get(job.id)
+    assert (dead.state, dead.error["type"]) == ("dead", "TimeoutError")  # type: ignore[index]
+    assert dead.error["message"] == "the attempt took longer than its timeout of 0.05 s"  # type: ignore[index]
+
+
+def test_a_blocking_handler_is_told_and_keeps_its_slot_until_it_ends(pg: PgEverything) -> None:
+    order: list[str] = []
+
+    @pg.task(timeout="50ms", retry=Retry.never())
+    def hang(context: JobContext) -> None:
+        while not context.cancelled:
+            pass
+        order.append("hung")
+
+    @pg.task()
+    def after() -> None:
+        order.append("after")
+
+    hung, _ = hang.enqueue(), after.enqueue()
+    work(pg, concurrency=1)
+    assert order == ["hung", "after"]
+    assert pg.jobs.get(hung.id).error["type"] == "TimeoutError"  # type: ignore[index]
+
+
+def test_a_timeout_that_the_handler_raises_itself_is_its_own(pg: PgEverything) -> None:
+    @pg.task(timeout="1h", retry=Retry.never())
+    async def own() -> None:
+        raise TimeoutError("mine")
+
+    job = own.enqueue()
+    work(pg)
+    assert pg.jobs.get(job.id).error["message"] == "mine"  # type: ignore[index]
+
+
+# What cannot be run -------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_task_is_dead_and_says_so(pg: PgEverything) -> None:
+    job = pg.jobs.enqueue("nobody")
+    work(pg)
+    dead = pg.jobs.get(job.id)
+    assert (dead.state, dead.attempt) == ("dead", 0)
+    assert dead.reason == "unknown task: no worker here has 'nobody' registered"
+
+
+@pytest.mark.parametrize("args", [{}, {"n": "seven"}, {"n": 7, "m": 8}])
+def test_arguments_that_do_not_fit_any_more(pg: PgEverything, args: dict[str, Any]) -> None:
+    @pg.task()
+    def strict(n: int) -> None: ...
+
+    job = pg.jobs.enqueue("strict", args)
+    work(pg)
+    dead = pg.jobs.get(job.id)
+    assert (dead.state, dead.reason, dead.attempt) == ("dead", "its arguments do not fit the task any more", 0)
+    assert "strict(n: int)" in dead.error["message"]  # type: ignore[index]
+
+
+def test_what_has_expired_is_not_started(pg: PgEverything, db: Database) -> None:
+    ran: list[int] = []
+
+    @pg.task()
+    def late() -> None:
+        ran.append(1)
+
+    job, other = late.options(expires="1h").enqueue(), late.options(expires="1h").enqueue()
+    db.execute("update pgeverything.jobs set expires_at = clock_timestamp() - interval '1s' where id = %s", [job.id])
+    work(pg)
+    assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).reason) == ("dead", "expired before it started")
+    assert pg.jobs.get(other.id).state == "succeeded"
+    assert ran == [1]
+
+
+def test_the_highest_priority_runs_first_and_then_the_oldest(pg: PgEverything) -> None:
+    order: list[int] = []
+
+    @pg.task()
+    def note(n: int) -> None:
+        order.append(n)
+
+    for n, priority in enumerate([0, 5, 0, 5, -1]):
+        note.options(priority=priority).enqueue(n)
+    work(pg, concurrency=1)
+    assert order == [1, 3, 0, 2, 4]
+
+
+# Cancelling what runs -----------------------------------------------------------------------------------------------
+
+
+def test_a_running_async_handler_is_cancelled(pg: PgEverything) -> None:
+    @pg.task()
+    async def sleep(context: JobContext) -> None:
+        await asyncio.to_thread(pg.jobs.cancel, context.job.id, "changed my mind")
+        await asyncio.sleep(60)
+
+    job = sleep.enqueue()
+    work(pg)
+    assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).reason) == ("cancelled", "changed my mind")
+
+
+@pytest.mark.parametrize("ending", ["returns", "raises"])
+def test_a_running_blocking_handler_is_told(pg: PgEverything, ending: str) -> None:
+    @pg.task()
+    def spin(context: JobContext) -> None:
+        assert pg.jobs.cancel(context.job.id, "changed my mind")
+        while not context.cancelled:
+            pass
+        if ending == "raises":
+            raise ValueError
+
+    job = spin.enqueue()
+    work(pg)
+    ended = pg.jobs.get(job.id)
+    if ending == "raises":  # it is not tried again
+        assert (ended.state, ended.reason) == ("cancelled", "changed my mind")
+    else:  # it has done its work
+        assert ended.state == "succeeded"
+
+
+def test_the_worker_outlives_handlers_that_swallow_their_cancellation(
+    pg: PgEverything, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    @pg.task()
+    async def stubborn(context: JobContext) -> str:
+        await asyncio.to_thread(pg.jobs.cancel, context.job.id)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+        return "done anyway"
+
+    @pg.task(retry=Retry.never())
+    async def counting() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    first, second = stubborn.enqueue(), counting.enqueue()
+    work(pg, concurrency=1)
+    assert (pg.jobs.get(first.id).state, pg.jobs.get(first.id).result) == ("succeeded", "done anyway")
+    assert pg.jobs.get(second.id).result == 0
+
+
+def test_workers_share_what_there_is(pg: PgEverything, url: str) -> None:
+    def run(define: Callable[[PgEverything], None]) -> None:
+        with PgEverything(url) as other:
+            define(other)
+            work(other, concurrency=2)
+
+    seen: list[int] = []
+
+    def define(application: PgEverything) -> None:
+        @application.task(name="count")
+        def count(n: int) -> None:
+            seen.append(n)
+
+    define(pg)
+    pg.jobs.enqueue_many("count", [{"n": n} for n in range(500)])
+    threads = [threading.Thread(target=run, args=[define]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(seen) == list(range(500))
