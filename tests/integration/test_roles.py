@@ -47,7 +47,7 @@ def producer(url: str, db: psycopg.Connection[object], roles: dict[str, str]) ->
 
 def test_the_application_does_everything_but_migrate(app: PgEverything, roles: dict[str, str]) -> None:
     @app.task(retry=Retry(attempts=2, first="10ms", most="10ms"))
-    def work(fail: bool, context: JobContext | None = None) -> str:
+    def work(fail: bool) -> str:
         if fail:
             raise RuntimeError("as told")
         return "done"
