@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -80,6 +80,7 @@ def redrive(
     rate: float | None = None,
     dry_run: bool = False,
     everything: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> Plan[int]:
     """Give dead jobs a fresh life, oldest death first: attempts start over, `redriven` counts up.
 
@@ -95,6 +96,7 @@ def redrive(
         rate: jobs a second, by spreading the times they are due; None for all at once.
         dry_run: only count.
         everything: needed to redrive with no filter at all.
+        progress: called after each statement with the number of jobs redriven so far.
 
     Returns:
         How many jobs were redriven, or would be. A job whose unique key is in use again stays dead and is not counted,
@@ -124,6 +126,8 @@ def redrive(
         done += moved
         if not moved:
             break
+        if progress is not None:
+            progress(done)
     return done
 
 
@@ -136,10 +140,11 @@ def discard(
     limit: int | None = None,
     dry_run: bool = False,
     everything: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> Plan[int]:
     """End dead jobs for good: they join the finished ones as cancelled, with the reason "discarded".
 
-    The filters are those of `redrive`.
+    The filters, and the other arguments, are those of `redrive`.
 
     Returns:
         How many jobs were discarded, or would be.
@@ -154,6 +159,8 @@ def discard(
         done += gone
         if not gone:
             break
+        if progress is not None:
+            progress(done)
     return done
 
 

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.rows import tuple_row
 
-from ..errors import ConfigurationError, InvalidArgument, NotMigrated, PgEverythingError
+from ..errors import ConfigurationError, InvalidArgument, NotMigrated, PgEverythingError, SchemaError
 from .plan import AsyncCarrier, Carrier, Query, Rows
 from .statements import Statement, named, numbered
 
@@ -33,13 +33,15 @@ _MISSING = ("42P01", "3F000", "42883", "42703")  # undefined table, schema, func
 
 
 def explain(error: Exception, schema: str) -> PgEverythingError | None:
-    """Return the error to raise instead when the database lacks our schema, or None."""
+    """Return the error to raise instead when the database lacks our schema, or keeps it from this role, or None."""
     original = getattr(error, "orig", error)
     state = getattr(original, "sqlstate", None)
     if state in _MISSING and schema in str(original):
         return NotMigrated(
             f"schema {schema!r} is missing or older than this library: run `pgeverything migrate` ({original})"
         )
+    if state == "42501" and f"schema {schema}" in str(original):
+        return SchemaError(f"{original}: have the schema's owner grant this role what it needs (docs/how-to/roles.md)")
     return None
 
 

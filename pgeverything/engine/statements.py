@@ -2,7 +2,8 @@
 
 In a file, a block begins with ``-- name: claim`` and the comment lines below it say what it does. Statements use
 psycopg's ``%(name)s`` parameters, each with an explicit cast, so that every driver sends the type that is meant. The
-schema is written as ``pgeverything.`` and the notification channel as ``'pgeverything'``.
+schema is written as ``pgeverything.``, in a string ``'pgeverything.job_seq'``, and its bare name, which is also the
+notification channel, as ``'pgeverything'``.
 
 A statement that joins tables whose size changes by the minute says ``-- plan: fresh``: it is never prepared, because a
 plan that was made while a table was empty would be kept while the table grows to a million rows.
@@ -18,7 +19,7 @@ from importlib import resources
 from ..errors import ConfigurationError
 
 _BLOCK = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
-_TOKEN = re.compile(r"'pgeverything'|\bpgeverything\.")
+_TOKEN = re.compile(r"'pgeverything(\.\w+)?'|\bpgeverything\.")
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 
 
@@ -47,11 +48,19 @@ def statements(module: str) -> dict[str, Statement]:
 
 
 def check_schema(schema: str) -> str:
-    """Return `schema` when it can name a schema and a notification channel; raise otherwise."""
-    text = schema.encode("utf-8", "replace") if isinstance(schema, str) else b""
-    if not 0 < len(text) <= 63 or text.decode() != schema or "\0" in schema or schema.startswith("pg_"):
+    """Return `schema` when it can name a schema and a notification channel; raise otherwise.
+
+    `$$` would end the bodies of our functions, and a line break the comments in them.
+    """
+    if (
+        not isinstance(schema, str)
+        or not schema.isprintable()  # no NUL, no line break, nothing that is not UTF-8
+        or not 0 < len(schema.encode()) <= 63
+        or schema.startswith("pg_")
+        or "$$" in schema
+    ):
         raise ConfigurationError(
-            f"schema={schema!r} cannot name a schema: 1 to 63 bytes, no NUL, not beginning with 'pg_'"
+            f"schema={schema!r} cannot name a schema: 1 to 63 bytes, printable, without '$$', not beginning with 'pg_'"
         )
     return schema
 
@@ -59,8 +68,14 @@ def check_schema(schema: str) -> str:
 def in_schema(text: str, schema: str) -> str:
     """Fill the schema's name, quoted, into SQL that is written for ``pgeverything``."""
     identifier = '"' + schema.replace('"', '""') + '"' if schema != "pgeverything" else schema
-    literal = "'" + schema.replace("'", "''") + "'"
-    return _TOKEN.sub(lambda match: literal if match[0][0] == "'" else f"{identifier}.", text)
+
+    def fill(match: re.Match[str]) -> str:
+        if match[0][0] != "'":
+            return f"{identifier}."
+        inside = f"{identifier}{match[1]}" if match[1] else schema
+        return "'" + inside.replace("'", "''") + "'"
+
+    return _TOKEN.sub(fill, text)
 
 
 @functools.cache

@@ -66,7 +66,7 @@ def _script(schema: str, after: int) -> Iterator[str]:
         if migration.version > after:
             yield f"begin;\n\n-- {migration.version:04d} {migration.name}\n"
             if migration.version == 1:
-                yield in_schema(_FOUNDATION, schema).replace("schema_name", _quoted(schema))
+                yield in_schema(_FOUNDATION, schema)
             yield in_schema(migration.sql, schema)
             yield in_schema(
                 "insert into pgeverything.migrations (version, name, breaking)\n"
@@ -75,8 +75,15 @@ def _script(schema: str, after: int) -> Iterator[str]:
             )
 
 
+# Not `create schema if not exists`, which wants the right to create schemas even where there is nothing to create.
 _FOUNDATION = """\
-create schema if not exists schema_name;
+do $$
+begin
+  if to_regnamespace(quote_ident('pgeverything')) is null then
+    execute format('create schema %I', 'pgeverything');
+  end if;
+end $$;
+
 create table if not exists pgeverything.migrations (
   version    integer primary key,
   name       text not null,
@@ -91,7 +98,7 @@ def _quoted(schema: str) -> str:
 
 
 def _raw(name: str, text: str) -> Query[None]:
-    """Return a query for text that is already in its schema and takes no parameters."""
+    """Return a query for text that takes no parameters."""
     return Query(Statement("migrate", name, text.replace("%", "%%")), {}, nothing)
 
 
@@ -122,8 +129,8 @@ def _apply(schema: str, migration: Migration) -> Plan[bool]:
             "its owner, or have the owner run the output of `pgeverything migrate --sql`"
         )
     if migration.version == 1:
-        yield from _raw("foundation", in_schema(_FOUNDATION, schema).replace("schema_name", _quoted(schema)))
-    yield from _raw(migration.name, in_schema(migration.sql, schema))
+        yield from _raw("foundation", _FOUNDATION)
+    yield from _raw(migration.name, migration.sql)
     yield from Query(
         SQL["record"],
         {"version": migration.version, "name": migration.name, "breaking": migration.breaking},

@@ -1,4 +1,4 @@
-"""Two things that happen to a job while it runs: a worker in a thread, and a replacement for it."""
+"""Workers and running jobs: a worker in a thread, a replacement for a running job, a paused queue."""
 
 from __future__ import annotations
 
@@ -59,3 +59,20 @@ def test_replacing_a_running_job_leaves_it_alone(pg: PgEverything) -> None:
     assert asked_to_stop == [False]
     done = pg.jobs.get(first.id)
     assert (done.state, done.result, done.unique_key) == ("succeeded", 1, None)
+
+
+def test_a_worker_that_ends_when_idle_does_not_wait_for_a_paused_queue(pg: PgEverything) -> None:
+    ran: list[int] = []
+
+    @pg.task(queue="paused")
+    def note(number: int) -> None:
+        ran.append(number)
+
+    note.enqueue(1)
+    note.options(ordering_key="k").enqueue(2)
+    pg.jobs.pause("paused")
+    pg.worker().run(until_idle=True)
+    assert ran == []
+    pg.jobs.resume("paused")
+    pg.worker().run(until_idle=True)
+    assert sorted(ran) == [1, 2]

@@ -206,6 +206,7 @@ set lock_timeout = '100ms'
 set timezone = 'UTC'
 as $$
 declare
+  home   text := quote_ident('pgeverything');
   parent record;
   part   record;
   day    date;
@@ -216,17 +217,17 @@ begin
   for parent in select * from (values ('finished', 'finished_at'), ('failures', 'at')) as p(name, stamp) loop
     for day in execute format(
       'select d::date from generate_series(current_date, current_date + $1, interval ''1 day'') d
-       union select %I::date from pgeverything.%I', parent.stamp, parent.name || '_default') using ahead
+       union select %I::date from %s.%I', parent.stamp, home, parent.name || '_default') using ahead
     loop
       name := parent.name || to_char(day, '_YYYYMMDD');
-      continue when to_regclass(format('pgeverything.%I', name)) is not null;
+      continue when to_regclass(format('%s.%I', home, name)) is not null;
       begin
-        execute format('create table pgeverything.%I (like pgeverything.%I including all)', name, parent.name);
-        execute format('with moved as (delete from pgeverything.%I where %I >= %L and %I < %L returning *)
-                        insert into pgeverything.%I select * from moved',
-                       parent.name || '_default', parent.stamp, day, parent.stamp, day + 1, name);
-        execute format('alter table pgeverything.%I attach partition pgeverything.%I for values from (%L) to (%L)',
-                       parent.name, name, day, day + 1);
+        execute format('create table %s.%I (like %s.%I including all)', home, name, home, parent.name);
+        execute format('with moved as (delete from %s.%I where %I >= %L and %I < %L returning *)
+                        insert into %s.%I select * from moved',
+                       home, parent.name || '_default', parent.stamp, day, parent.stamp, day + 1, home, name);
+        execute format('alter table %s.%I attach partition %s.%I for values from (%L) to (%L)',
+                       home, parent.name, home, name, day, day + 1);
         created := created + 1;
       exception when lock_not_available or duplicate_table or unique_violation then
         null;  -- another sweep does it, or this one next time
@@ -235,11 +236,11 @@ begin
     for part in
       select c.relname::text as name, to_date(right(c.relname, 8), 'YYYYMMDD') as day
       from pg_inherits i join pg_class c on c.oid = i.inhrelid
-      where i.inhparent = format('pgeverything.%I', parent.name)::regclass and c.relname ~ '_[0-9]{8}$'
+      where i.inhparent = format('%s.%I', home, parent.name)::regclass and c.relname ~ '_[0-9]{8}$'
     loop
       continue when part.day + 1 > clock_timestamp() - keep;
       begin
-        execute format('drop table pgeverything.%I', part.name);
+        execute format('drop table %s.%I', home, part.name);
         dropped := dropped + 1;
       exception when lock_not_available or undefined_table then
         null;
@@ -248,6 +249,9 @@ begin
   end loop;
   return next;
 end $$;
+
+-- It drops history with its owner's rights, so only roles that are told may run it.
+revoke execute on function pgeverything.maintain_partitions(integer, interval) from public;
 
 select pgeverything.maintain_partitions(7, interval '100 years');
 
@@ -407,7 +411,8 @@ create type pgeverything.claimed as (
   created_at timestamptz);
 
 -- Takes up to `most` jobs for a worker from these lanes, in their order, each from behind the place where the worker's
--- last claim ended. The lateral scans are pulled one row at a time, so exactly the jobs that are taken are locked.
+-- last claim ended. The lateral scans are pulled one row at a time, so exactly the jobs that are taken are locked. A
+-- worker that was declared dead and has not noticed yet gets nothing: it may still run the jobs that were taken from it.
 create function pgeverything.claim(
   worker bigint, queues text[], priorities integer[], after bigint[], most integer, limited boolean default false)
 returns setof pgeverything.claimed
@@ -423,7 +428,8 @@ begin
     from unnest(claim.queues, claim.priorities, claim.after) as l(queue, priority, after)
     where not exists (
       select from pgeverything.queues q
-      where q.name = l.queue and (q.paused or (q.concurrency is not null and not claim.limited)))),
+      where q.name = l.queue and (q.paused or (q.concurrency is not null and not claim.limited)))
+    and exists (select from pgeverything.workers w where w.id = claim.worker)),
   picked as materialized (
     select r.place, r.job, r.seq, r.queue, r.attempt, r.crashes
     from lane l cross join lateral (

@@ -17,5 +17,5 @@ insert into pgeverything.migrations (version, name, breaking) values (%(version)
 -- name: may_create
 -- Whether this role may do what a migration does, and its name.
 select current_user::text,
-       case when to_regnamespace(%(schema)s::text) is null then has_database_privilege(current_database(), 'create')
+       case when to_regnamespace(quote_ident(%(schema)s::text)) is null then has_database_privilege(current_database(), 'create')
             else has_schema_privilege(%(schema)s::text, 'create') end;

@@ -166,12 +166,16 @@ select moved, extract(epoch from next_due - clock_timestamp())::double precision
 from pgeverything.advance(%(batch)s::integer);
 
 -- name: busy
--- Whether these queues hold a job that is ready, waiting, running or due.
+-- Whether these queues hold a job that is running, or ready, waiting or due and not in a paused queue.
 -- plan: fresh
-select exists (select from pgeverything.ready r where r.queue = any (%(queues)s::text[]))
-    or exists (select from pgeverything.waiting w where w.queue = any (%(queues)s::text[]))
-    or exists (select from pgeverything.running r where r.queue = any (%(queues)s::text[]))
-    or exists (select from pgeverything.scheduled s where s.queue = any (%(queues)s::text[]) and s.due_at <= (select clock_timestamp()));
+with open as (
+  select o.queue from unnest(%(queues)s::text[]) as o(queue)
+  where not exists (select from pgeverything.queues q where q.name = o.queue and q.paused))
+select exists (select from pgeverything.running r where r.queue = any (%(queues)s::text[]))
+    or exists (select from pgeverything.ready r where r.queue = any (array(select o.queue from open o)))
+    or exists (select from pgeverything.waiting w where w.queue = any (array(select o.queue from open o)))
+    or exists (select from pgeverything.scheduled s
+               where s.queue = any (array(select o.queue from open o)) and s.due_at <= (select clock_timestamp()));
 
 -- name: rescue
 -- Take the jobs of workers that fell silent, or left without them, back into line with one crash more. A job that has
@@ -267,12 +271,12 @@ select coalesce(
   0.1);
 
 -- name: orphans
--- Put back what a claim took for this worker without the answer ever reaching it (its connection broke).
+-- Put back the running jobs in this worker's name that are not in its hands: the answer to their claim was lost with
+-- its connection, or it let go of them and then found its lease alive. They did not crash it.
 -- plan: fresh
 with lost as (
   delete from pgeverything.running r
   where r.worker = %(worker)s::bigint and r.job <> all (%(jobs)s::bigint[])
-    and r.started_at < (select clock_timestamp()) - make_interval(secs => %(age)s::double precision)
   returning r.job, r.token, r.attempt - 1 as attempt, r.crashes),
 back as (
   insert into pgeverything.ready (queue, priority, seq, job, attempt, crashes)

@@ -1,0 +1,252 @@
+"""Every statement is planned against the migrated schema, and what runs often reads its tables through an index.
+
+Three times: with statistics, without any, and in a session whose plans were made while every table was empty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+import pgeverything.schema
+from pgeverything.engine.statements import numbered
+from tests import server
+from tests.plans import SQL, Explained, generic_plan, nodes, read_through, sorted_whole
+
+_FILL = """
+    insert into pgeverything.finished (id, queue, task, state, priority, args, created_at, started_at, finished_at,
+                                       attempt, crashes, worker)
+      select i, 'q' || i % 3, 't', 'succeeded', 0, '{}', now(), now(), now() - i % 4 * interval '1 day', 1, 0, 1
+      from generate_series(1, 60000) i;
+    select * from pgeverything.maintain_partitions(7, interval '100 years');
+    alter sequence pgeverything.job_seq restart with 100001;
+    create function pg_temp.many(n integer) returns jsonb return
+      (select jsonb_agg(jsonb_build_object('n', i)) from generate_series(1, n) i);
+    select count(*) from pgeverything.enqueue_many('t', pg_temp.many(40000), 'a');
+    select count(*) from pgeverything.enqueue_many('t', pg_temp.many(30000), 'b', priority => 1);
+    select count(*) from pgeverything.enqueue_many('u', pg_temp.many(20000), 'limited', priority => -1);
+    select count(*) from pgeverything.enqueue_many('t', pg_temp.many(10000), 'c', delay => interval '1 hour');
+    select count(*) from pgeverything.enqueue_many('t', pg_temp.many(10000), 'c', ordering_key => 'long');
+    select pgeverything.enqueue('t', queue => 'c', ordering_key => 'k' || i) from generate_series(1, 2000) i;
+    insert into pgeverything.jobs (id, queue, task, priority, args, created_at, dead, died_at, reason, fingerprint)
+      select i, 'q' || i % 3, 't', 0, '{}', now(), true, now(), 'x', 'f' || i % 9 from generate_series(90001, 90500) i;
+    insert into pgeverything.queues (name, concurrency, max_depth) values ('limited', 500, null), ('a', null, 1000000);
+"""
+_NO_AUTOVACUUM = "; ".join(
+    f"alter table pgeverything.{table} set (autovacuum_enabled = off)"
+    for table in ("jobs", "ready", "running", "scheduled", "waiting", "turns", "turn_notes", "workers")
+)
+
+
+@pytest.fixture(scope="module")
+def still(server_url: str, template: str) -> Iterator[Callable[[str], str]]:
+    """Make databases in which no autovacuum gathers statistics behind a test's back."""
+    urls: list[str] = []
+
+    def make(then: str) -> str:
+        urls.append(server.create_database(server_url, template))
+        with psycopg.connect(urls[-1], autocommit=True) as connection:
+            connection.execute(_NO_AUTOVACUUM)
+            for statement in filter(None, map(str.strip, then.split(";\n"))):
+                connection.execute(statement)  # type: ignore[arg-type]
+        return urls[-1]
+
+    yield make
+    for url in urls:
+        server.drop_database(url)
+
+
+@pytest.mark.parametrize("name", SQL)
+def test_every_statement_fits_the_schema(db: psycopg.Connection[Any], name: str) -> None:
+    text, parameters = numbered(SQL[name], "pgeverything")
+
+    assert generic_plan(db, text, len(parameters))
+
+
+@pytest.mark.parametrize("name", SQL)
+def test_every_parameter_says_its_type(name: str) -> None:
+    assert re.findall(r"%\(\w+\)s(?!::)", SQL[name].text) == []
+
+
+def test_every_statement_file_is_known() -> None:
+    files = (Path(pgeverything.schema.__file__).parent / "sql").glob("*.sql")
+
+    assert {file.stem for file in files} == {statement.module for statement in SQL.values()}
+
+
+def test_functions_that_rule_out_plans_turn_the_compiler_off(db: psycopg.Connection[Any]) -> None:
+    ruling = db.execute(
+        "select proname, proconfig from pg_proc"
+        " where pronamespace = 'pgeverything'::regnamespace and proconfig::text like '%enable_%'"
+    ).fetchall()
+
+    assert ruling
+    assert [name for name, config in ruling if "jit=off" not in config] == []
+
+
+def exercise(session: Explained) -> None:
+    """Run everything that runs often, and every way to look at jobs, with effect."""
+    run = session.run
+    worker = run("worker.register", name="w", queues=["a"], concurrency=9, lease=3600.0)[0][0]
+    run("worker.heartbeat", worker=worker, jobs=[1, 2], finished=1, failed=0, refused=0)
+    enqueue = {
+        **dict.fromkeys(
+            ("delay", "run_at", "unique_key", "ordering_key", "max_attempts", "timeout", "expires", "headers")
+        ),
+        "task": "t",
+        "args": "{}",
+        "queue": "a",
+        "priority": 0,
+        "on_duplicate": "skip",
+    }
+    placed = {
+        "ready": run("jobs.enqueue", **enqueue)[0][0],
+        "scheduled": run("jobs.enqueue", **enqueue | {"delay": 3600.0})[0][0],
+        "waiting": run("jobs.enqueue", **enqueue | {"queue": "c", "ordering_key": "long"})[0][0],
+    }
+    for on_duplicate in ("skip", "skip", "replace"):
+        run("jobs.enqueue", **enqueue | {"unique_key": "k", "on_duplicate": on_duplicate})
+    many = {name: value for name, value in enqueue.items() if name not in ("unique_key", "on_duplicate")}
+    run("jobs.enqueue_many", **many | {"args": "[1, 2, 3]"})
+    run("worker.advance", batch=1000)
+
+    lanes = run("worker.lanes", queues=["a", "b", "c", "limited"])
+    claimed = [
+        (job[0], job[1])
+        for _ in range(4)
+        for job in run(
+            "worker.claim",
+            worker=worker,
+            queues=[lane[0] for lane in lanes],
+            priorities=[lane[1] for lane in lanes],
+            after=[0] * len(lanes),
+            limit=20,
+        )
+    ]
+    limited = run("worker.claim_limited", worker=worker, queues=["limited"], priorities=[-1], limit=20)
+    give_up = {"delays": None, "used": 1, "reasons": "r", "fingerprints": "f", "errors": "{}"}
+    for name, more in (
+        ("finish", {"states": "succeeded", "results": "1", "reasons": None}),
+        ("fail", give_up | {"delays": 60.0}),
+        ("fail", give_up),
+        ("give_back", {}),
+    ):
+        batch, claimed = claimed[:8], claimed[8:]
+        run(
+            f"worker.{name}",
+            worker=worker,
+            jobs=[job for job, _ in batch],
+            tokens=[token for _, token in batch],
+            **{key: [value] * len(batch) for key, value in more.items()},
+        )
+    if claimed:
+        run("worker.finish_here", worker=worker, job=claimed[0][0], token=claimed[0][1])
+        progress = {"jobs": [claimed[1][0]], "tokens": [claimed[1][1]], "progress": [0.5], "notes": ["half"]}
+        run("worker.progress", worker=worker, **progress)
+        placed["running"] = claimed[1][0]
+    run("worker.advance", batch=1000)
+
+    for state in (None, "scheduled", "waiting", "ready", "running", "dead"):
+        run("jobs.list", queue=None, task=None, state=state, before=2**62, limit=50)
+    for job in placed.values():
+        for name in ("get", "state", "facts", "failures"):
+            run(f"jobs.{name}", id=job)
+    for state, job in placed.items():
+        if state == "scheduled":
+            run("jobs.hurry", id=job)
+        run("jobs.cancel", id=job, reason="r")
+    filters = {"queue": None, "task": None, "fingerprint": None}
+    dead = run("dead_letters.list", **filters, limit=20)
+    run("dead_letters.groups", queue=None, task=None, limit=20)
+    run("dead_letters.redrive", **filters, ids=None, to_queue=None, limit=9, start=0.0, gap=0.1)
+    for row in dead[-1:]:
+        run("dead_letters.redrive", **filters, ids=[row[0]], to_queue="b", limit=1, start=0.0, gap=0.0)
+    run("dead_letters.discard", **filters, ids=None, limit=5)
+    run("jobs.full", queue="a", wanted=1)
+    run("worker.rescue", most=3, stray=30.0)
+    run("worker.settle_cancellations")
+    run("worker.nudge_lines")
+    run("worker.orphans", worker=worker, jobs=[1], age=5.0)
+    for row in limited:
+        run("jobs.cancel", id=row[0], reason="r")
+    run("worker.leave", worker=worker)
+
+
+# Where reading a large table from end to end is what was asked for.
+ALLOWED_TO_READ = {
+    ("jobs.facts", "scheduled"),  # who holds the turn of a key: asked by a person, of a job that waits
+    ("worker.nudge_lines", "turns"),  # every key that waits is looked up, once in 10 s for the whole fleet
+    ("worker.nudge_lines", "turn_notes"),
+}
+# What walks a line from its front: sorting the line first is what made an index walk slow when statistics were missing.
+IN_ORDER = {"worker.lanes", "worker.claim", "worker.claim_limited", "worker.advance"}
+
+
+def faults(session: Explained, connection: psycopg.Connection[Any]) -> list[str]:
+    """Return which large tables were read through or sorted, by which statement, beyond what is allowed."""
+    large = {
+        name
+        for (name,) in connection.execute(
+            "select relname from pg_class where relnamespace = 'pgeverything'::regnamespace and relkind = 'r'"
+            " and pg_relation_size(oid) > 100000"
+        )
+    }
+    assert {"jobs", "ready", "scheduled", "waiting"} < large
+    found = set()
+    for name, plan in session.plans:
+        query = plan["Query Text"][:300]
+        for table in read_through(plan["Plan"]) & large:
+            if (name, table) not in ALLOWED_TO_READ:
+                found.add(f"{name} reads all of {table}: {query}")
+        for table in sorted_whole(plan["Plan"]) & {"ready", "scheduled", "waiting", "turn_notes"}:
+            if name in IN_ORDER:
+                found.add(f"{name} sorts {table}: {query}")
+        if "JIT" in plan:
+            found.add(f"{name} is compiled: {query}")
+    return sorted(found)
+
+
+@pytest.mark.parametrize("analyzed", [True, False], ids=["analyzed", "never-analyzed"])
+@pytest.mark.parametrize("generic", [True, False], ids=["generic", "custom"])
+def test_full_tables_are_read_through_their_indexes(still: Callable[[str], str], analyzed: bool, generic: bool) -> None:
+    url = still(_FILL + ("analyze" if analyzed else ""))
+    with psycopg.connect(url, autocommit=True) as connection:
+        session = Explained(connection, generic=generic)
+        for _ in range(2):
+            exercise(session)
+
+        assert "\n".join(faults(session, connection)) == ""
+
+
+def test_plans_from_when_the_tables_were_empty_do_not_stay(still: Callable[[str], str]) -> None:
+    url = still("")
+    with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url, autocommit=True) as other:
+        session = Explained(connection)
+        for _ in range(8):  # psycopg prepares the sixth run of a statement, the server keeps the plan of a sixth more
+            exercise(session)
+            other.execute("vacuum analyze")
+        for statement in filter(None, map(str.strip, _FILL.split(";\n"))):
+            other.execute(statement)  # type: ignore[arg-type]
+        session.plans.clear()
+        exercise(session)
+
+        assert "\n".join(faults(session, connection)) == ""
+
+
+def test_a_page_of_jobs_reads_a_page_of_rows(still: Callable[[str], str]) -> None:
+    with psycopg.connect(still(_FILL + "analyze"), autocommit=True) as connection:
+        connection.execute("set jit = off")
+        session = Explained(connection)
+        connection.execute("set auto_explain.log_analyze = on; set auto_explain.log_timing = off")
+        filters = {"queue": None, "task": None, "before": 2**62}
+        for state in (None, "scheduled", "waiting", "running", "succeeded", "dead"):
+            session.run("jobs.list", **filters, state=state, limit=50)
+
+    for _, plan in session.plans:
+        rows = sum(node["Actual Rows"] for node in nodes(plan["Plan"]) if "Relation Name" in node)
+        assert rows <= 1000, plan
