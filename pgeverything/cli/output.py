@@ -54,7 +54,7 @@ def emit_fields(fields: Mapping[str, object]) -> None:
     known = {name: shown(value) for name, value in fields.items() if value is not None and value != {}}
     width = max(map(len, known), default=0)
     for name, text in known.items():
-        click.echo(f"{click.style(f'{name:{width}}', bold=True)}  {text}")
+        click.echo(f"{name:{width}}  {text}")
 
 
 def shown(value: object) -> str:

@@ -61,8 +61,8 @@ class Fetcher:
         self._next_due = math.inf
         self._undone = 0.0  # seconds until an advance that was rationed may be made; 0 when it was made
         self._stopping = False
-        self.claiming = False  # a claim is under way: what it takes is not in our hands yet
-        self.suspect = False  # a claim may have gone through without its answer reaching us
+        self.claiming = asyncio.Lock()  # held while a claim is under way: what it takes is not in our hands yet
+        self.suspected_at: float | None = None  # when a job may have become ours without being in our hands
 
     def wake(self) -> None:
         """There may be work."""
@@ -72,6 +72,10 @@ class Fetcher:
         """Claim nothing more."""
         self._stopping = True
         self._wake.set()
+
+    def suspect(self) -> None:
+        """There may be running jobs in our name that are not in our hands."""
+        self.suspected_at = time.monotonic()
 
     def begin_anew(self) -> None:
         """The lease is a new one, which has not said that it sleeps."""
@@ -118,7 +122,7 @@ class Fetcher:
 
     async def _room(self) -> bool:
         if not self._lease.trusted:
-            await self._nap(0.1)
+            await asyncio.sleep(0.1)  # not a nap, which an unheard hint ends at once: that starved the heartbeat
             return False
         if await self._hands.room(1.0):
             return True
@@ -127,15 +131,13 @@ class Fetcher:
         return False
 
     async def _claim(self, wanted: int) -> int:
-        self.claiming = True
-        try:
-            jobs = await self._claimer.claim(self._carrier, self._lease.worker, wanted)
-        except BaseException:
-            self.suspect = True
-            raise
-        finally:
-            self.claiming = False
-        self._hands.take(jobs)
+        async with self.claiming:
+            try:
+                jobs = await self._claimer.claim(self._carrier, self._lease.worker, wanted)
+            except BaseException:
+                self.suspect()  # it may have gone through without its answer reaching us
+                raise
+            self._hands.take(jobs)
         return len(jobs)
 
     async def _advance(self, *, short: bool) -> int:

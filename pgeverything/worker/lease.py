@@ -40,7 +40,12 @@ class Lease:
     @property
     def trusted(self) -> bool:
         """Whether the jobs are certainly still ours."""
-        return time.monotonic() - self._renewed < self._trust
+        return self.left > 0
+
+    @property
+    def left(self) -> float:
+        """For how many seconds the jobs are certainly still ours; below 0 when they are not."""
+        return self._renewed + self._trust - time.monotonic()
 
     async def begin(self, carrier: AsyncCarrier) -> None:
         """Register this process under a new number."""

@@ -35,7 +35,7 @@ from .transactions import Transactions
 log = logging.getLogger("pgeverything.worker")
 SQL = statements("worker")
 
-_ORPHAN_AGE = 5.0  # seconds after which a job in our name that never reached us is put back
+_SUSPICION = 15.0  # seconds for which a broken connection's last statement may still be at work in the server
 
 
 class Worker:
@@ -124,16 +124,18 @@ class Worker:
                 log.info("%s: claiming nothing more, finishing what runs", signal.Signals(number).name)
                 self.stop()
 
-        handled = []
+        before = {}
         if threading.current_thread() is threading.main_thread():  # nobody sends signals to another
             for number in (signal.SIGTERM, signal.SIGINT):
+                before[number] = signal.getsignal(number)
                 loop.add_signal_handler(number, on_signal, number)
-                handled.append(number)
         try:
             await serving
         finally:
-            for number in handled:
+            for number, handler in before.items():
                 loop.remove_signal_handler(number)
+                if handler is not None:  # None: not one of Python's
+                    signal.signal(number, handler)  # the loop leaves the default behind, not the program's own
 
     def stop(self) -> None:
         """Ask the worker to drain and end. Call it from the event loop it runs in."""
@@ -177,10 +179,14 @@ class Worker:
         stopping = asyncio.create_task(self._stopping.wait())
         runners = [asyncio.create_task(self._runner()) for _ in range(self.concurrency)]
         sweeper = Sweeper(self._carrier, self._retention, self._lease_length)
-        helpers = [
-            asyncio.create_task(helper)
-            for helper in (self._acknowledger.run(), self._beat(), self._write_progress(), sweeper.run())
-        ]
+        helping = (
+            self._acknowledger.run(),
+            self._beat(),
+            self._watch_lease(),
+            self._write_progress(),
+            sweeper.run(),
+        )
+        helpers = [asyncio.create_task(helper) for helper in helping]
         listening = [asyncio.create_task(listener.run())] if self._listen else []
         everything = [fetching, stopping, *runners, *helpers, *listening]
         try:
@@ -206,6 +212,7 @@ class Worker:
             began = time.monotonic()
             if not self._lease.trusted:  # frozen for too long: the job is somebody else's by now, or soon
                 claimed.lost = True
+                self._fetcher.suspect()
                 outcome = None
             else:
                 outcome = await self._executor.run(claimed)
@@ -277,13 +284,20 @@ class Worker:
                     continue
                 for job in cancelled:
                     self._cancel(job)
-                if self._fetcher.suspect and not self._fetcher.claiming:
-                    await self._put_back_orphans()
+                if self._fetcher.suspected_at is not None:
+                    await self._put_back_orphans(self._fetcher.suspected_at)
             except DATABASE_ERRORS as error:
                 log.warning("could not send a heartbeat: %s", error)
                 rest = min(1.0, rest)
-                if not self._lease.trusted:
-                    self._let_go("no heartbeat got through for too long")
+
+    async def _watch_lease(self) -> None:
+        """Let go in time: a heartbeat may hang in a dead connection for longer than the lease lasts."""
+        while True:
+            if self._lease.trusted:
+                await asyncio.sleep(self._lease.left)
+            else:
+                self._let_go("no heartbeat got through for too long")
+                await asyncio.sleep(0.1)
 
     def _let_go(self, why: str) -> None:
         if held := list(self._hands.held.values()):
@@ -292,13 +306,23 @@ class Worker:
         for claimed in held:
             claimed.lost = True
             claimed.interrupt()
+        if held:
+            self._fetcher.suspect()  # should the lease turn out to be ours still, they are ours and nobody runs them
 
-    async def _put_back_orphans(self) -> None:
-        params = {"worker": self._lease.worker, "jobs": list(self._hands.held), "age": _ORPHAN_AGE}
-        rows = await self._carrier.execute(Query(SQL["orphans"], params, nothing))
-        self._fetcher.suspect = False
+    async def _put_back_orphans(self, suspected_at: float) -> None:
+        """Put back the running jobs in our name that are not in our hands.
+
+        No claim may be under way meanwhile. What is in our hands leaves them only after the database has said so, or
+        when it is let go, which is a suspicion of its own.
+        """
+        async with self._fetcher.claiming:
+            began = time.monotonic()
+            params = {"worker": self._lease.worker, "jobs": list(self._hands.held)}
+            rows = await self._carrier.execute(Query(SQL["orphans"], params, nothing))
+        if began - suspected_at > _SUSPICION and self._fetcher.suspected_at == suspected_at:
+            self._fetcher.suspected_at = None
         if rows[0][0]:
-            log.warning("put back %s job(s) whose claim never reached this worker", rows[0][0])
+            log.warning("put back %s job(s) that were in this worker's name and not in its hands", rows[0][0])
             self._fetcher.wake()
 
     # Hints -----------------------------------------------------------------------------------------------------------

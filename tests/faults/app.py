@@ -29,6 +29,12 @@ async def journaled(context: JobContext, number: int) -> None:
 
 
 @pg.task()
+async def noted(context: JobContext, number: int) -> None:
+    """Has its effect and nothing else."""
+    note("effect", context, number)
+
+
+@pg.task()
 async def exact(context: JobContext, number: int) -> None:
     """Has its effect in the transaction that ends the job."""
     async with context.transaction() as tx:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[2]
 
 
-def eventually(condition: Callable[[], T], what: str | Callable[[], str], within: float = 90.0) -> T:
+def eventually(condition: Callable[[], T], what: str | Callable[[], str], within: float = 40.0) -> T:
     """Wait until `condition()` is true and return what it returned; fail with `what` when it never becomes so."""
     deadline = time.monotonic() + within
     while not (found := condition()):

@@ -168,7 +168,7 @@ def test_a_result_of_an_earlier_claim_by_the_same_worker_is_refused(
     worker = sessions.open()
     number = worker.register()
     first = worker.claim(number)
-    worker.run("orphans", worker=number, jobs=[], age=0.0)
+    worker.run("orphans", worker=number, jobs=[])
     second = worker.claim(number)
     assert first[0][0] == second[0][0] == job
     assert worker.finish(number, first) == []

@@ -49,7 +49,7 @@ def test_a_client_killed_inside_its_transaction_leaves_nothing(url: str, pg: PgE
     process, backend = client(url, "before")
     kill(process)
     eventually(
-        lambda: not fetch(url, "select from pg_stat_activity where pid = %s", int(backend)), "its backend to end"
+        lambda: not fetch(url, "select pid from pg_stat_activity where pid = %s", int(backend)), "its backend to end"
     )
     for table in ("jobs", "ready", "waiting", "scheduled", "turn_notes", "finished"):
         assert fetch(url, f"select count(*) from pgeverything.{table}") == [(0,)], table

@@ -411,7 +411,8 @@ create type pgeverything.claimed as (
   created_at timestamptz);
 
 -- Takes up to `most` jobs for a worker from these lanes, in their order, each from behind the place where the worker's
--- last claim ended. The lateral scans are pulled one row at a time, so exactly the jobs that are taken are locked.
+-- last claim ended. The lateral scans are pulled one row at a time, so exactly the jobs that are taken are locked. A
+-- worker that was declared dead and has not noticed yet gets nothing: it may still run the jobs that were taken from it.
 create function pgeverything.claim(
   worker bigint, queues text[], priorities integer[], after bigint[], most integer, limited boolean default false)
 returns setof pgeverything.claimed
@@ -427,7 +428,8 @@ begin
     from unnest(claim.queues, claim.priorities, claim.after) as l(queue, priority, after)
     where not exists (
       select from pgeverything.queues q
-      where q.name = l.queue and (q.paused or (q.concurrency is not null and not claim.limited)))),
+      where q.name = l.queue and (q.paused or (q.concurrency is not null and not claim.limited)))
+    and exists (select from pgeverything.workers w where w.id = claim.worker)),
   picked as materialized (
     select r.place, r.job, r.seq, r.queue, r.attempt, r.crashes
     from lane l cross join lateral (

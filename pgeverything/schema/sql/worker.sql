@@ -271,12 +271,12 @@ select coalesce(
   0.1);
 
 -- name: orphans
--- Put back what a claim took for this worker without the answer ever reaching it (its connection broke).
+-- Put back the running jobs in this worker's name that are not in its hands: the answer to their claim was lost with
+-- its connection, or it let go of them and then found its lease alive. They did not crash it.
 -- plan: fresh
 with lost as (
   delete from pgeverything.running r
   where r.worker = %(worker)s::bigint and r.job <> all (%(jobs)s::bigint[])
-    and r.started_at < (select clock_timestamp()) - make_interval(secs => %(age)s::double precision)
   returning r.job, r.token, r.attempt - 1 as attempt, r.crashes),
 back as (
   insert into pgeverything.ready (queue, priority, seq, job, attempt, crashes)
