@@ -68,7 +68,7 @@ create table pgeverything.running (
   progress   real,
   note       text
 ) with (fillfactor = 90);
-comment on column pgeverything.running.token is 'the place in line it was claimed from: grows with every claim of a job, so a late result of an older claim is refused';
+comment on column pgeverything.running.token is 'the place in line it was claimed from; with the worker it names one claim, so a late result of an older one is refused';
 create index running_limited on pgeverything.running (queue) where limited;
 
 -- Asked of running jobs. A table of its own, because a cancel in a long transaction must not lock the row that the
