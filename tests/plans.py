@@ -14,7 +14,7 @@ from pgeverything.engine.statements import statements
 
 SQL = {
     f"{module}.{name}": statement
-    for module in ("jobs", "worker", "dead_letters", "migrate")
+    for module in ("jobs", "worker", "dead_letters", "migrate", "status")
     for name, statement in statements(module).items()
 }
 """Every named statement, by `module.name`."""

@@ -58,6 +58,11 @@ def metadata(schema: str = "pgeverything") -> MetaData:
     return tables
 
 
+_BYTEWISE = Text(
+    collation="C"
+)  # in indexes that are written with every job: a fraction of the cost of a language's order
+
+
 def _needed(name: str, kind: Any, **options: Any) -> Column[Any]:
     return Column(name, kind, nullable=False, **options)
 
@@ -129,7 +134,7 @@ def _places(tables: MetaData) -> None:
     ready = Table(
         "ready",
         tables,
-        Column("queue", Text, primary_key=True),
+        Column("queue", _BYTEWISE, primary_key=True),
         Column("priority", Integer, primary_key=True, autoincrement=False),
         Column("seq", BigInteger, primary_key=True, autoincrement=False),
         _needed("job", BigInteger),
@@ -182,8 +187,8 @@ def _ordering_keys(tables: MetaData) -> None:
     waiting = Table(
         "waiting",
         tables,
-        Column("queue", Text, primary_key=True),
-        Column("ordering_key", Text, primary_key=True),
+        Column("queue", _BYTEWISE, primary_key=True),
+        Column("ordering_key", _BYTEWISE, primary_key=True),
         Column("seq", BigInteger, primary_key=True, autoincrement=False),
         _needed("job", BigInteger),
         _needed("priority", Integer),
@@ -194,16 +199,16 @@ def _ordering_keys(tables: MetaData) -> None:
     Table(
         "turns",
         tables,
-        Column("queue", Text, primary_key=True),
-        Column("ordering_key", Text, primary_key=True),
+        Column("queue", _BYTEWISE, primary_key=True),
+        Column("ordering_key", _BYTEWISE, primary_key=True),
         _needed("held", Integer),
     )
     Table(
         "turn_notes",
         tables,
         Column("seq", BigInteger, primary_key=True, autoincrement=False),
-        _needed("queue", Text),
-        _needed("ordering_key", Text),
+        _needed("queue", _BYTEWISE),
+        _needed("ordering_key", _BYTEWISE),
         _needed("given_back", Integer),
     )
 

@@ -168,7 +168,7 @@ def exercise(session: Explained) -> None:
         run("dead_letters.redrive", **filters, ids=[row[0]], to_queue="b", limit=1, start=0.0, gap=0.0)
     run("dead_letters.discard", **filters, ids=None, limit=5)
     run("jobs.full", queue="a", wanted=1)
-    run("worker.rescue", most=3, stray=30.0)
+    run("worker.rescue", most=3, stray=30.0, apart=30.0)
     run("worker.settle_cancellations")
     run("worker.nudge_lines")
     run("worker.orphans", worker=worker, jobs=[1], age=5.0)
