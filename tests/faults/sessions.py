@@ -29,6 +29,7 @@ class Session:
 
     def __init__(self, url: str, pg: PgEverything, observer: psycopg.Connection[Any]) -> None:
         self.connection = psycopg.connect(url, autocommit=True)
+        self.connection.execute("set lock_timeout = '10s'")  # who waits and should not fails, and does not hang
         self.pid = self.connection.info.backend_pid
         self.tx: Bound = pg.on(self.connection)
         self._observer = observer

@@ -44,9 +44,10 @@ def finish(db: Database, job: int, result: str | None = None) -> None:
     db.execute("delete from pgeverything.ready where job = %s", [job])
     db.execute(
         """with gone as (delete from pgeverything.jobs where id = %s returning *)
-           insert into pgeverything.finished (id, queue, task, state, priority, args, created_at, started_at, finished_at,
-                                              attempt, crashes, result)
-           select id, queue, task, 'succeeded', priority, args, created_at, clock_timestamp(), clock_timestamp(), 1, 0, %s
+           insert into pgeverything.finished (id, queue, task, state, priority, args, created_at, started_at,
+                                              finished_at, attempt, crashes, result)
+           select id, queue, task, 'succeeded', priority, args, created_at, clock_timestamp(),
+                  clock_timestamp(), 1, 0, %s
            from gone""",
         [job, result],
     )
@@ -80,7 +81,7 @@ def test_lists_are_filtered_and_read_page_by_page(on: Face) -> None:
         pages.append(page)
         before = page[-1]
     assert [len(page) for page in pages] == [3, 3, 1]
-    assert sum(pages, []) == listed()
+    assert [id_ for page in pages for id_ in page] == listed()
 
 
 def test_counts_and_queues(on: Face) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +25,8 @@ def graves(face: Face, db: Database, *deaths: tuple[str, str, str], **options: A
     for n, (id_, (_, _, fingerprint)) in enumerate(zip(ids, deaths, strict=True)):
         db.execute("delete from pgeverything.ready where job = %s", [id_])
         db.execute(
-            """update pgeverything.jobs set dead = true, died_at = timestamptz '2026-01-01' + make_interval(mins => %s), reason = 'tired',
+            """update pgeverything.jobs
+               set dead = true, died_at = timestamptz '2026-01-01' + make_interval(mins => %s), reason = 'tired',
                fingerprint = %s, attempt = 5, crashes = 1, error = jsonb_build_object('type', 'E', 'message', 'm' || %s)
                where id = %s""",
             [n, fingerprint, str(n), id_],
@@ -85,7 +87,7 @@ def test_what_is_not_dead_is_not_found(on: Face) -> None:
     job = on.jobs.enqueue("a")
     with pytest.raises(JobNotFound, match=f"no dead job {job.id}: it is ready"):
         on.dead_letters.get(job.id)
-    with pytest.raises(JobNotFound, match="no dead job 999999999$"):
+    with pytest.raises(JobNotFound, match=r"no dead job 999999999$"):
         on.dead_letters.get(999_999_999)
     assert on.dead_letters.redrive([job.id]) == 0
     assert on.dead_letters.discard([job.id]) == 0
@@ -140,7 +142,7 @@ def test_a_rate_spreads_them_over_time(on: Face, db: Database) -> None:
     ids = graves(on, db, *DEATHS)
     assert on.dead_letters.redrive(everything=True, rate=0.5) == 4
     due = [on.jobs.get(id_).run_at for id_ in ids]
-    for one, next_ in zip(due, due[1:], strict=False):
+    for one, next_ in pairwise(due):
         assert (next_ - one).total_seconds() == pytest.approx(2.0, abs=0.01)
 
 

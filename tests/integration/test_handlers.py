@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -381,10 +382,8 @@ def test_the_worker_outlives_handlers_that_swallow_their_cancellation(
     @pg.task()
     async def stubborn(context: JobContext) -> str:
         await asyncio.to_thread(pg.jobs.cancel, context.job.id)
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            pass
         return "done anyway"
 
     @pg.task(retry=Retry.never())

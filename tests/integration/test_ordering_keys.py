@@ -67,10 +67,10 @@ def sweep(url: str) -> None:
 
 
 def test_one_at_a_time_in_the_order_of_enqueue(line: Line, db: Database) -> None:
-    for n in range(20):
+    for n in range(8):
         line.enqueue(n, priority=n)  # a priority does not jump the line
     line.work()
-    assert (line.ran, line.most) == (list(range(20)), 1)
+    assert (line.ran, line.most) == (list(range(8)), 1)
     assert db.execute("select from pgeverything.turns").fetchall() == []
     assert db.execute("select from pgeverything.turn_notes").fetchall() == []
 

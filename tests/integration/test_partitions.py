@@ -35,7 +35,8 @@ def finished(db: Database, days: int) -> None:
     """A job that ended so many days ago, and one failure of it."""
     at = TODAY - timedelta(days=days)
     db.execute(
-        """insert into pgeverything.finished (id, queue, task, state, priority, args, created_at, finished_at, attempt, crashes)
+        """insert into pgeverything.finished
+             (id, queue, task, state, priority, args, created_at, finished_at, attempt, crashes)
            values (%s, 'q', 't', 'succeeded', 0, '{}', now(), %s, 1, 0)""",
         [1000 + days, at],
     )

@@ -31,8 +31,9 @@ def test_the_function_needs_a_task_only(pg: PgEverything, db: Database) -> None:
 
 def test_the_function_takes_every_option(pg: PgEverything, db: Database) -> None:
     row = db.execute(
-        """select id, state, created_at from pgeverything.enqueue('mail', '{"to": "ada"}', queue => 'letters', priority => 3,
-           delay => '1 hour', unique_key => 'u', ordering_key => 'k', max_attempts => 2, timeout => '90s',
+        """select id, state, created_at from pgeverything.enqueue(
+             'mail', '{"to": "ada"}', queue => 'letters', priority => 3, delay => '1 hour',
+             unique_key => 'u', ordering_key => 'k', max_attempts => 2, timeout => '90s',
            expires => '1 day', headers => '{"a": "b"}')"""
     ).fetchone()
     assert row is not None
