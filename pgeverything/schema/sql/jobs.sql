@@ -155,9 +155,11 @@ left join pgeverything.queues q on q.name = a.queue;
 
 -- name: pause
 -- Stop or resume handing out the jobs of a queue.
-insert into pgeverything.queues (name, paused) values (%(queue)s::text, %(paused)s::boolean)
-on conflict (name) do update set paused = excluded.paused
-returning (select pgeverything.wake(%(queue)s::text))::text;
+with changed as (
+  insert into pgeverything.queues (name, paused) values (%(queue)s::text, %(paused)s::boolean)
+  on conflict (name) do update set paused = excluded.paused
+  returning name)
+select pgeverything.wake(c.name)::text from changed c;
 
 -- name: configure
 -- Set the limits of a queue; those not named stay as they are. Workers look again at what the old ones held back.
@@ -165,16 +167,18 @@ with noted as (
   insert into pgeverything.turn_notes (seq, queue, ordering_key, given_back)
   select nextval('pgeverything.job_seq'), %(queue)s::text, k.ordering_key, 0
   from (select distinct w.ordering_key from pgeverything.waiting w where w.queue = %(queue)s::text) k
-  where 'per_key' = any (%(given)s::text[]))
-insert into pgeverything.queues (name, max_depth, on_full, concurrency, per_key)
-values (%(queue)s::text, %(max_depth)s::bigint, coalesce(%(on_full)s::text, 'raise'), %(concurrency)s::integer,
-        coalesce(%(per_key)s::integer, 1))
-on conflict (name) do update set
-  max_depth = case when 'max_depth' = any (%(given)s::text[]) then excluded.max_depth else queues.max_depth end,
-  on_full = case when 'on_full' = any (%(given)s::text[]) then excluded.on_full else queues.on_full end,
-  concurrency = case when 'concurrency' = any (%(given)s::text[]) then excluded.concurrency else queues.concurrency end,
-  per_key = case when 'per_key' = any (%(given)s::text[]) then excluded.per_key else queues.per_key end
-returning (select pgeverything.wake(%(queue)s::text))::text;
+  where 'per_key' = any (%(given)s::text[])),
+changed as (
+  insert into pgeverything.queues (name, max_depth, on_full, concurrency, per_key)
+  values (%(queue)s::text, %(max_depth)s::bigint, coalesce(%(on_full)s::text, 'raise'), %(concurrency)s::integer,
+          coalesce(%(per_key)s::integer, 1))
+  on conflict (name) do update set
+    max_depth = case when 'max_depth' = any (%(given)s::text[]) then excluded.max_depth else queues.max_depth end,
+    on_full = case when 'on_full' = any (%(given)s::text[]) then excluded.on_full else queues.on_full end,
+    concurrency = case when 'concurrency' = any (%(given)s::text[]) then excluded.concurrency else queues.concurrency end,
+    per_key = case when 'per_key' = any (%(given)s::text[]) then excluded.per_key else queues.per_key end
+  returning name)
+select pgeverything.wake(c.name)::text from changed c;
 
 -- name: queues
 -- Every queue that is configured or holds unfinished jobs.

@@ -200,6 +200,7 @@ lost as (
   returning r.job, r.token, r.worker, r.attempt - 1 as attempt, r.crashes + 1 as crashes),
 judged as materialized (
   select l.job, l.token, l.worker, l.attempt, l.crashes, j.queue, j.priority, j.ordering_key, clock_timestamp() as at,
+         'crashed its worker ' || l.crashes || ' times' as reason,
          json_build_object('type', 'WorkerLost', 'message', 'worker ' || l.worker || ' fell silent while it ran the job') as error
   from lost l join pgeverything.jobs j on j.id = l.job),
 again as (
@@ -213,7 +214,7 @@ apart as (
   from judged g where g.crashes between 2 and %(most)s::integer),
 dead as (
   update pgeverything.jobs j
-  set dead = true, died_at = g.at, reason = 'crashed its worker ' || g.crashes || ' times', fingerprint = 'crash',
+  set dead = true, died_at = g.at, reason = g.reason, fingerprint = 'crash',
       error = g.error::jsonb, attempt = g.attempt, crashes = g.crashes
   from judged g where j.id = g.job and g.crashes > %(most)s::integer
   returning j.queue, j.ordering_key),
