@@ -302,7 +302,7 @@ class Worker:
                 await asyncio.sleep(0.1)
 
     def _let_go(self, why: str) -> None:
-        if held := list(self._hands.held.values()):
+        if held := [claimed for claimed in self._hands.held.values() if not claimed.lost]:
             log.error("%s: letting go of %s job(s)", why, len(held))
         self._hands.unstarted()
         for claimed in held:
