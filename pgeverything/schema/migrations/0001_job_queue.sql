@@ -590,7 +590,8 @@ declare
 begin
   select c.max_depth, c.on_full into q from pgeverything.queues c where c.name = refusal.queue and c.max_depth is not null;
   if found and wanted + pgeverything.depth(queue, q.max_depth) > q.max_depth then
-    return q.on_full;
+    -- What can never fit is not worth waiting for.
+    return case when q.on_full = 'wait' and wanted > q.max_depth then 'raise' else q.on_full end;
   end if;
   return null;
 end $$;
