@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from .. import settings
@@ -28,12 +29,18 @@ Check: TypeAlias = Callable[[str], Plan[None]]
 """A plan to run on the first connection: given the schema, it raises when the schema does not fit this library."""
 
 
-def _options() -> dict[str, Any]:
+# A server that vanishes without a word (its machine lost power) is noticed in half a minute; by default the kernel
+# takes up to two hours for an idle connection and a quarter of one for a statement under way.
+_NOTICE = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+
+
+def _options(conninfo: str) -> dict[str, Any]:
     """How our own connections are opened: one statement, one transaction, unless a plan asks for more.
 
     ``PGEVERYTHING_PREPARE=off`` turns server-side prepared statements off, for PgBouncer before 1.21.
     """
-    return {
+    said = conninfo_to_dict(conninfo)
+    return {name: value for name, value in _NOTICE.items() if name not in said} | {
         "autocommit": True,
         "prepare_threshold": 5 if settings.flag("PGEVERYTHING_PREPARE", True) else None,
         "fallback_application_name": "pgeverything",
@@ -54,13 +61,13 @@ async def _acheck(connection: psycopg.AsyncConnection[Any]) -> None:
 
 def new_pool(conninfo: str, name: str, *, most: int) -> ConnectionPool[Any]:
     """Return a pool of our own connections, which are replaced when the server has hung up on them."""
-    return ConnectionPool(conninfo, kwargs=_options(), min_size=1, max_size=most, check=_check, open=True, name=name)
+    return ConnectionPool(conninfo, kwargs=_options(conninfo), min_size=1, max_size=most, check=_check, open=True, name=name)
 
 
 def new_async_pool(conninfo: str, name: str, *, least: int = 1, most: int) -> AsyncConnectionPool[Any]:
     """Return the same for asyncio; the caller opens it."""
     return AsyncConnectionPool(
-        conninfo, kwargs=_options(), min_size=least, max_size=most, check=_acheck, open=False, name=name
+        conninfo, kwargs=_options(conninfo), min_size=least, max_size=most, check=_acheck, open=False, name=name
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from ..durations import Duration, seconds
-from ..engine.carriers import AsyncPoolCarrier
+from ..engine.carriers import AsyncPoolCarrier, AsyncPsycopgCarrier
 from ..engine.listen import Listener
 from ..engine.plan import Plan, Query, adrive, nothing
 from ..engine.pool import new_async_pool
@@ -152,9 +152,11 @@ class Worker:
         self._lease = Lease(self.queues, self.concurrency, self._name, self._lease_length)
         transactions = Transactions(conninfo, self._schema, self.concurrency, self._bind, self._abind)
         self._executor = Executor(self._tasks, transactions, self.concurrency)
+        # Not through the pool, which would try for half a minute before it said that nobody answers.
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+            await adrive(AsyncPsycopgCarrier(connection, self._schema), self._verify(self._schema))
         async with new_async_pool(conninfo, "worker", least=2, most=4) as pool:
             self._carrier = AsyncPoolCarrier(pool, self._schema)
-            await adrive(self._carrier, self._verify(self._schema))
             await self._lease.begin(self._carrier)
             if ready is not None:
                 ready()
@@ -300,7 +302,7 @@ class Worker:
                 await asyncio.sleep(0.1)
 
     def _let_go(self, why: str) -> None:
-        if held := list(self._hands.held.values()):
+        if held := [claimed for claimed in self._hands.held.values() if not claimed.lost]:
             log.error("%s: letting go of %s job(s)", why, len(held))
         self._hands.unstarted()
         for claimed in held:

@@ -20,7 +20,7 @@ from .accounts import fetch, left_over, remaining
 from .proxy import Proxy
 from .sessions import Sessions
 
-CLAIM = b"insert into pgeverything.running"
+CLAIM = b"from pgeverything.claim("
 FINISH = b"insert into pgeverything.finished"
 
 

@@ -185,7 +185,7 @@ def test_a_transaction_that_ended_its_job_is_not_robbed_before_it_commits(
     worker, number, claimed, sweeper = rescued(sessions, pg)
     (job, token) = claimed[0]
     worker.begin()
-    assert worker.run("finish_here", job=job, token=token, worker=number) == [(job,)]
+    assert worker.run("finish_here", job=job, token=token, worker=number)[0][0] == job
     assert sweeper.rescue() == 0
     worker.commit()
     assert state(url, job) == "succeeded"

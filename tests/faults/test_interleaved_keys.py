@@ -218,3 +218,16 @@ def test_rescue_of_a_keyed_job_keeps_its_turn(url: str, sessions: Sessions) -> N
     assert (ready(url), waiting(url)) == ([first], [second])
     assert run_all(worker, worker.register()) == [first, second]
     assert left_over(url) == {}
+
+
+def test_a_turn_that_is_given_back_is_counted_once(url: str, sessions: Sessions) -> None:
+    producer, one, two = sessions.three()
+    first, second, third = (enqueue(producer) for _ in range(3))
+    one.advance()
+    assert producer.tx.jobs.cancel(first)
+    one.begin()
+    assert one.advance() == 1
+    assert two.advance() == 0  # the note is taken
+    one.commit()
+    assert two.advance() == 0
+    assert (ready(url), waiting(url)) == ([second], [third])

@@ -211,6 +211,13 @@ def test_an_enqueue_waits_for_room(pg: PgEverything, db: Database) -> None:
     assert pg.jobs.get(first.id).state == "ready"
 
 
+def test_what_can_never_fit_is_not_waited_for(pg: PgEverything) -> None:
+    pg.jobs.configure("q", max_depth=2, on_full="wait")
+    with pytest.raises(QueueFull, match="no room for 3"):
+        pg.jobs.enqueue_many("b", [{}, {}, {}], queue="q")
+    assert pg.jobs.counts("q")["ready"] == 0
+
+
 def test_depth_counts_what_is_ready_or_waiting(pg: PgEverything) -> None:
     pg.jobs.configure("q", max_depth=3)
     pg.jobs.enqueue("a", queue="q", delay="1h")

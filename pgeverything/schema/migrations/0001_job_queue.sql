@@ -68,7 +68,7 @@ create table pgeverything.running (
   progress   real,
   note       text
 ) with (fillfactor = 90);
-comment on column pgeverything.running.token is 'the place in line it was claimed from: grows with every claim of a job, so a late result of an older claim is refused';
+comment on column pgeverything.running.token is 'the place in line it was claimed from; with the worker it names one claim, so a late result of an older one is refused';
 create index running_limited on pgeverything.running (queue) where limited;
 
 -- Asked of running jobs. A table of its own, because a cancel in a long transaction must not lock the row that the
@@ -590,7 +590,8 @@ declare
 begin
   select c.max_depth, c.on_full into q from pgeverything.queues c where c.name = refusal.queue and c.max_depth is not null;
   if found and wanted + pgeverything.depth(queue, q.max_depth) > q.max_depth then
-    return q.on_full;
+    -- What can never fit is not worth waiting for.
+    return case when q.on_full = 'wait' and wanted > q.max_depth then 'raise' else q.on_full end;
   end if;
   return null;
 end $$;

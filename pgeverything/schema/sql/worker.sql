@@ -178,7 +178,7 @@ select exists (select from pgeverything.running r where r.queue = any (%(queues)
                where s.queue = any (array(select o.queue from open o)) and s.due_at <= (select clock_timestamp()));
 
 -- name: rescue
--- Take the jobs of workers that fell silent, or left without them, back into line with one crash more. A job that has
+-- Take the jobs of workers that fell silent, or left without them, back to their old place in line, with one crash more. A job that has
 -- crashed its worker more often than `most` times is dead: it would crash the next one too. From the second crash on a
 -- job waits for a random time before it runs again: its neighbours have crashed as often as the culprit, and together
 -- in one worker again they would all be found guilty.
@@ -197,15 +197,15 @@ stray as materialized (
   for update of r skip locked),
 lost as (
   delete from pgeverything.running r where r.job in (select s.job from stray s)
-  returning r.job, r.worker, r.attempt - 1 as attempt, r.crashes + 1 as crashes),
+  returning r.job, r.token, r.worker, r.attempt - 1 as attempt, r.crashes + 1 as crashes),
 judged as materialized (
-  select l.job, l.worker, l.attempt, l.crashes, j.queue, j.priority, j.ordering_key, clock_timestamp() as at,
+  select l.job, l.token, l.worker, l.attempt, l.crashes, j.queue, j.priority, j.ordering_key, clock_timestamp() as at,
          'crashed its worker ' || l.crashes || ' times' as reason,
          json_build_object('type', 'WorkerLost', 'message', 'worker ' || l.worker || ' fell silent while it ran the job') as error
   from lost l join pgeverything.jobs j on j.id = l.job),
 again as (
   insert into pgeverything.ready (queue, priority, seq, job, attempt, crashes)
-  select g.queue, g.priority, nextval('pgeverything.job_seq'), g.job, g.attempt, g.crashes
+  select g.queue, g.priority, g.token, g.job, g.attempt, g.crashes
   from judged g where g.crashes <= least(%(most)s::integer, 1)),
 apart as (
   insert into pgeverything.scheduled (job, due_at, queue, priority, attempt, crashes, ordering_key, holds)
