@@ -61,7 +61,9 @@ async def _acheck(connection: psycopg.AsyncConnection[Any]) -> None:
 
 def new_pool(conninfo: str, name: str, *, most: int) -> ConnectionPool[Any]:
     """Return a pool of our own connections, which are replaced when the server has hung up on them."""
-    return ConnectionPool(conninfo, kwargs=_options(conninfo), min_size=1, max_size=most, check=_check, open=True, name=name)
+    return ConnectionPool(
+        conninfo, kwargs=_options(conninfo), min_size=1, max_size=most, check=_check, open=True, name=name
+    )
 
 
 def new_async_pool(conninfo: str, name: str, *, least: int = 1, most: int) -> AsyncConnectionPool[Any]:
