@@ -107,6 +107,7 @@ select pgeverything.cancel(%(id)s::bigint, %(reason)s::text);
 
 -- name: hurry
 -- Make a scheduled job due now.
+-- plan: fresh
 with now as (select clock_timestamp() as at),
 moved as (
   update pgeverything.scheduled s set due_at = now.at from now where s.job = %(id)s::bigint returning s.queue)
@@ -206,4 +207,5 @@ order by 1;
 
 -- name: failures
 -- What went wrong with a job, attempt by attempt, oldest first.
+-- plan: fresh
 select at, attempt, worker, error::text from pgeverything.failures where job = %(id)s::bigint order by at;
