@@ -48,30 +48,35 @@ class Sweeper:
 
     async def turn(self) -> float:
         """Sweep if it is our turn; return in how many seconds the next turn is worth trying."""
-        if (left := await self._take("jobs", self._every)) > 0:
+        left, silent, cancelled, lined, aged = await self._take("jobs", self._every)
+        if left > 0:
             return left
-        await self.sweep()
-        if await self._take("partitions", PARTITIONS_EVERY) <= 0:
+        await self.sweep(silent=silent, cancelled=cancelled, lined=lined)
+        if aged and (await self._take("partitions", PARTITIONS_EVERY))[0] <= 0:
             await self._partitions()
         return self._every
 
-    async def sweep(self) -> None:
+    async def sweep(self, *, silent: bool = True, cancelled: bool = True, lined: bool = True) -> None:
         """Rescue the jobs of silent workers, settle cancellations, and nudge lines that nobody holds."""
-        rows = await self._run("rescue", stray=STRAY, most=MOST_CRASHES, apart=self._lease)
-        rescued, dead = rows[0][:2]
-        if rescued:
-            log.warning("rescued %s job(s) of silent workers; %s of them had crashed too often", rescued, dead)
-        await self._run("settle_cancellations")
-        await self._run("nudge_lines")
+        if silent:
+            rows = await self._run("rescue", stray=STRAY, most=MOST_CRASHES, apart=self._lease)
+            rescued, dead = rows[0][:2]
+            if rescued:
+                log.warning("rescued %s job(s) of silent workers; %s of them had crashed too often", rescued, dead)
+        if cancelled:
+            await self._run("settle_cancellations")
+        if lined:
+            await self._run("nudge_lines")
 
     async def _partitions(self) -> None:
         created, dropped = (await self._run("partitions", keep=self._retention))[0]
         if created or dropped:
             log.info("created %s and dropped %s partitions of finished jobs", created, dropped)
 
-    async def _take(self, name: str, every: float) -> float:
-        """Take a turn: 0 when it is ours, else the seconds until the next one."""
-        return float((await self._run("sweep_turn", name=name, every=every))[0][0])
+    async def _take(self, name: str, every: float) -> tuple[float, bool, bool, bool, bool]:
+        """Take a turn: 0 when it is ours, else the seconds until the next one; and what there is to sweep."""
+        left, silent, cancelled, lined, aged = (await self._run("sweep_turn", name=name, every=every))[0]
+        return left, silent, cancelled, lined, aged
 
     async def _run(self, statement: str, **params: object) -> Rows:
         return await self._carrier.execute(Query(SQL[statement], params, nothing))

@@ -258,7 +258,10 @@ where not exists (select from pgeverything.turns t where t.queue = l.queue and t
 select created, dropped from pgeverything.maintain_partitions(7, make_interval(secs => %(keep)s::double precision));
 
 -- name: sweep_turn
--- Take the fleet's turn at something; returns 0 when it is ours, else in how many seconds the next one is due.
+-- Take the fleet's turn at something; 0 when it is ours, else in how many seconds the next one is due. And what there is
+-- to sweep: silent workers or jobs without one, leftover cancellations, lines of ordering keys, partitions to look after.
+-- So an idle fleet sweeps with one statement.
+-- plan: fresh
 with taken as (
   insert into pgeverything.sweeps as s (name, swept_at, next_at)
   values (%(name)s::text, clock_timestamp(), clock_timestamp() + make_interval(secs => %(every)s::double precision))
@@ -266,10 +269,16 @@ with taken as (
   where s.next_at <= excluded.swept_at
   returning 0)
 select coalesce(
-  (select 0.0::double precision from taken),
-  (select greatest(extract(epoch from s.next_at - clock_timestamp())::double precision, 0.1)
-   from pgeverything.sweeps s where s.name = %(name)s::text),
-  0.1);
+         (select 0.0::double precision from taken),
+         (select greatest(extract(epoch from s.next_at - clock_timestamp())::double precision, 0.1)
+          from pgeverything.sweeps s where s.name = %(name)s::text),
+         0.1),
+       exists (select from pgeverything.workers w where w.heartbeat_at + w.lease < clock_timestamp())
+         or exists (select from pgeverything.running r
+                    where not exists (select from pgeverything.workers w where w.id = r.worker)),
+       exists (select from pgeverything.cancellations),
+       exists (select from pgeverything.waiting),
+       not exists (select from pgeverything.sweeps s where s.name = 'partitions' and s.next_at > clock_timestamp());
 
 -- name: orphans
 -- Put back the running jobs in this worker's name that are not in its hands: the answer to their claim was lost with
