@@ -24,7 +24,7 @@ SQL = statements("worker")
 DATABASE_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 
 _DROWSY = 0.05  # the first pause of an idle worker
-_DROWSIER = 3.0  # each further one is so many times as long, up to the poll
+_DROWSIER = 4.0  # each further one is so many times as long, up to the poll
 _IDLE_CHECK = 0.1  # the longest pause when it is to end as soon as it is idle
 _BATCH = 1000
 
@@ -33,8 +33,8 @@ class Fetcher:
     """The one claimer of a process: the number of claimers is the number of processes, not of handlers.
 
     An idle worker says so in the database, looks once more, and sleeps; only then do enqueues send hints. What began
-    before it said so and commits later sends none: its pauses therefore start short and grow threefold, so such a job
-    is found after at most about twice as long again as its transaction stayed open.
+    before it said so and commits later sends none: its pauses therefore start short and grow fourfold, so such a job
+    is found after at most about three times as long again as its transaction stayed open.
 
     Args:
         carrier: where to claim.

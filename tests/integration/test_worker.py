@@ -183,7 +183,7 @@ def test_a_sleeping_worker_is_woken_or_looks_again(
 
 
 def test_an_idle_worker_rests(pg: PgEverything, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its pauses grow threefold up to the poll: looking again costs less and less."""
+    """Its pauses grow fourfold up to the poll: looking again costs less and less."""
     naps: list[float] = []
 
     async def noted(fetcher: Fetcher, length: float) -> bool:
@@ -204,8 +204,8 @@ def test_an_idle_worker_rests(pg: PgEverything, monkeypatch: pytest.MonkeyPatch)
         await serving
 
     asyncio.run(scenario())
-    rests = [length for length in naps if length == 0.4 or length in (0.05, 0.05 * 3)]
-    assert rests[:3] == [0.05, 0.05 * 3, 0.4]
+    rests = [length for length in naps if length == 0.4 or length in (0.05, 0.05 * 4)]
+    assert rests[:3] == [0.05, 0.05 * 4, 0.4]
 
 
 def test_a_worker_refuses_a_database_that_is_not_migrated(server_url: str) -> None:
