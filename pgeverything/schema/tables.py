@@ -117,12 +117,10 @@ def _jobs(tables: MetaData) -> None:
         Column("reason", Text),
         Column("fingerprint", Text),
         Column("error", JSONB),
-        Column(
-            "attempt", Integer, comment="attempts used; set when the job dies, counted beside its place before that"
-        ),
+        Column("attempt", Integer),
         Column("crashes", Integer),
         _count("redriven"),
-        Column("origin", Text, comment="the queue it died in, when a redrive sent it to another"),
+        Column("origin", Text),
     )
     unfinished = text("((unique_key IS NOT NULL) AND (NOT dead))")
     Index("jobs_unique_key", jobs.c.task, jobs.c.unique_key, unique=True, postgresql_where=unfinished)
@@ -142,15 +140,11 @@ def _places(tables: MetaData) -> None:
         _count("crashes"),
     )
     Index("ready_moved", ready.c.job, postgresql_where=text("(job <> seq)"))
-    claimed_from = (
-        "the place in line it was claimed from: grows with every claim of a job, "
-        "so a late result of an older claim is refused"
-    )
     running = Table(
         "running",
         tables,
         Column("job", BigInteger, primary_key=True, autoincrement=False),
-        _needed("token", BigInteger, comment=claimed_from),
+        _needed("token", BigInteger),
         _needed("worker", BigInteger),
         _needed("queue", Text),
         _needed("attempt", Integer),
@@ -167,7 +161,6 @@ def _places(tables: MetaData) -> None:
         Column("job", BigInteger, primary_key=True, autoincrement=False),
         _needed("reason", Text),
     )
-    holds = "it had begun: it keeps its turn of the ordering key while it waits to try again"
     scheduled = Table(
         "scheduled",
         tables,
@@ -178,7 +171,7 @@ def _places(tables: MetaData) -> None:
         _count("attempt"),
         _count("crashes"),
         Column("ordering_key", Text),
-        _needed("holds", Boolean, server_default=text("false"), comment=holds),
+        _flag("holds"),
     )
     Index("scheduled_due", scheduled.c.due_at)
 
@@ -223,7 +216,7 @@ def _workers(tables: MetaData) -> None:
         _needed("concurrency", Integer),
         _needed("started_at", Timestamp),
         _needed("heartbeat_at", Timestamp),
-        _needed("lease", Interval, comment="how long after its last heartbeat the others take its jobs"),
+        _needed("lease", Interval),
         _flag("asleep"),
         *(_needed(name, BigInteger, server_default=text("0")) for name in ("finished", "failed", "refused")),
     )

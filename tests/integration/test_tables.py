@@ -40,7 +40,6 @@ def columns(table: Table) -> list[tuple[Any, ...]]:
             column.type.compile(DIALECT),
             column.nullable,
             default(column.server_default),
-            column.comment,
         )
         for column in table.columns
     ]
