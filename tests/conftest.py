@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_OWNER] = server.name_local_server()
     # A run that a CI system or `timeout` ends must not leave its server behind; pytest knows only Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # A shell without job control ignores Ctrl-C for what it starts in the background, and so would the programs under test.
+    # A shell without job control ignores Ctrl-C for what it starts in the background; the programs under test must not.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
