@@ -183,15 +183,14 @@ create table pgeverything.finished_default partition of pgeverything.finished de
 create table pgeverything.failures_default partition of pgeverything.failures default;
 
 -- Live tables are small and change all the time: vacuum them by the number of dead rows, not by their share.
--- They keep the room they once took: to give it back, vacuum takes a lock that every claim waits for.
-alter table pgeverything.ready      set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
-alter table pgeverything.running    set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
-alter table pgeverything.scheduled  set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
-alter table pgeverything.waiting    set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
-alter table pgeverything.turns      set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
-alter table pgeverything.turn_notes set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
-alter table pgeverything.workers    set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 200,  autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
-alter table pgeverything.jobs       set (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 10000, vacuum_truncate = off);
+alter table pgeverything.ready      set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+alter table pgeverything.running    set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+alter table pgeverything.scheduled  set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+alter table pgeverything.waiting    set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+alter table pgeverything.turns      set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+alter table pgeverything.turn_notes set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+alter table pgeverything.workers    set (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 200,  autovacuum_vacuum_cost_delay = 0);
+alter table pgeverything.jobs       set (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 10000);
 
 
 -- Daily partitions -----------------------------------------------------------------------------------------------
