@@ -46,8 +46,6 @@ from pgeverything.claim_limited(%(worker)s::bigint, %(queues)s::text[], %(priori
 -- End jobs that this worker still owns: their bodies move to the finished ones, and their turns pass on. Returns the
 -- jobs that were accepted; a job that was rescued meanwhile is missing, and its late result is refused. Also returns
 -- how many turns and limited queues got free.
--- The jobs are named a second time, as an array: after a vacuum that left a table with no rows at all, the planner reads
--- its whole index for every batch otherwise.
 -- plan: fresh
 with given as (
   select g.job, g.token, g.state, g.result, g.reason
@@ -58,8 +56,7 @@ done as (
   where r.job = g.job and r.token = g.token and r.worker = %(worker)s::bigint
   returning r.job, r.queue, r.limited, r.attempt, r.crashes, r.started_at, g.state, g.result, g.reason),
 body as (
-  delete from pgeverything.jobs j using done d
-  where j.id = d.job and j.id = any (array(select e.job from done e))
+  delete from pgeverything.jobs j using done d where j.id = d.job
   returning j.id, j.queue, j.task, d.state, j.priority, j.args, j.headers, j.unique_key, j.ordering_key, j.max_attempts,
             j.timeout, j.expires_at, j.created_at, d.started_at, d.attempt, d.crashes, j.redriven, j.origin, d.reason, d.result),
 kept as (
@@ -102,8 +99,7 @@ dead as (
   update pgeverything.jobs j
   set dead = true, died_at = d.at, reason = d.reason, fingerprint = d.fingerprint, error = d.error::jsonb,
       attempt = d.attempt, crashes = d.crashes
-  from done d
-  where j.id = d.job and d.delay is null and j.id = any (array(select e.job from done e))
+  from done d where j.id = d.job and d.delay is null
   returning j.queue, j.ordering_key),
 logged as (
   insert into pgeverything.failures (job, at, attempt, worker, error)
