@@ -79,5 +79,98 @@ class JobFailed(JobError):
     """``wait(...)`` was asked for a result and the job ended dead or cancelled."""
 
 
+class EventError(PgEverythingError):
+    """The event log cannot do what was asked of it."""
+
+
+class WrongVersion(EventError):
+    """``expected_version`` is not the version that this topic and key have: somebody appended in between.
+
+    The transaction stays usable. Read the newer events, decide again, and append with the version you then know.
+
+    Attributes:
+        expected: the version that was asked for.
+        actual: the version there is.
+    """
+
+    def __init__(self, message: str, expected: int, actual: int) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.actual = actual
+
+
+class RetentionGap(EventError):
+    """Retention has dropped events that the reader has not seen: positions ``lost_from`` to ``lost_to``.
+
+    Attributes:
+        lost_from: the first position that may have held one.
+        lost_to: the last. Reading with ``after=lost_to`` goes on with what is left.
+    """
+
+    def __init__(self, message: str, lost_from: int, lost_to: int) -> None:
+        super().__init__(message)
+        self.lost_from = lost_from
+        self.lost_to = lost_to
+
+
+class UnsafeRead(EventError):
+    """The log cannot be read here without losing events: in an isolation above READ COMMITTED, or on a standby."""
+
+
+class SubscriptionError(EventError):
+    """A subscription cannot do what was asked of it."""
+
+
+class SubscriptionNotFound(SubscriptionError, LookupError):
+    """There is no subscription of that name."""
+
+
+class MessageLost(SubscriptionError):
+    """This member does not hold the message any more: its lease ran out, or somebody moved the subscription.
+
+    The acknowledgement was refused, and inside a transaction nothing is committed.
+    """
+
+
+class ScheduleNotFound(PgEverythingError, LookupError):
+    """There is no schedule of that name."""
+
+
+class CacheError(PgEverythingError):
+    """The cache cannot do what was asked of it."""
+
+
+class ComputeFailed(CacheError):
+    """Computing this value failed a moment ago, and ``errors=`` says that it is not to be tried again yet."""
+
+
+class AuditError(PgEverythingError):
+    """The audit trail cannot do what was asked of it."""
+
+
+class EntryNotFound(AuditError, LookupError):
+    """There is no entry of that id in the trail, or retention has dropped it."""
+
+
+class AuditGap(AuditError):
+    """The trail does not reach back without a gap to the time that was asked for. The message says why."""
+
+
+class CannotRevert(AuditError):
+    """The change cannot be undone: the row has moved on, or the trail lacks the values. The message says which."""
+
+
 class WaitTimeout(PgEverythingError, TimeoutError):
     """What was waited for did not happen within ``timeout``."""
+
+
+class LockError(PgEverythingError):
+    """A lock cannot do what was asked of it."""
+
+
+class LockNotAcquired(LockError, TimeoutError):
+    """Somebody else has the lock, and had it for as long as was waited. The message says who."""
+
+
+class LeaseLost(LockError):
+    """The lease is not ours any more: it ran out, somebody broke the lock, or it was released."""

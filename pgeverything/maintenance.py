@@ -1,24 +1,52 @@
-"""Keeps the queue's house in order: rescues, settles, looks after partitions. Any worker does it, one at a time."""
+"""Keeps the house in order: rescues, settles, looks after partitions. Any worker does it, one at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from .engine.plan import AsyncCarrier, Query, Rows, nothing
+from .audit import retention as audit
+from .cache import upkeep
+from .engine.plan import AsyncCarrier, Plan, Query, Rows, adrive, nothing, same
 from .engine.statements import statements
+from .events import retention as events
+from .locks import plans as locks
+from .scheduler import chores as scheduler
 
 log = logging.getLogger("pgeverything.maintenance")
 SQL = statements("worker")
 
 EVERY = 10.0  # seconds between the sweeps of a whole fleet; less where leases are shorter than three times that
-PARTITIONS_EVERY = 3600.0
 STRAY = 30.0  # seconds after its claim at which a running job is taken back whose worker is not registered
 MOST_CRASHES = 3  # workers one job may take down before it is dead
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """What a fleet does now and then: one of its workers, every so many seconds, or later when nobody is free.
+
+    Its plan does a bounded amount of work, because rescues wait for it; what it leaves undone waits for its next turn.
+    """
+
+    name: str
+    every: float
+    plan: Callable[[], Plan[None]]
+
+
+CHORES: tuple[Chore, ...] = (
+    Chore("events", 300.0, events.tend),
+    Chore("ticks", 3600.0, scheduler.maintain),
+    Chore("cache", 60.0, upkeep.sweep),
+    Chore("locks", 60.0, locks.sweep),
+    Chore("audit", 60.0, audit.tend),
+)
+"""What the modules need done, whatever the worker's own settings."""
 
 
 class Sweeper:
@@ -33,8 +61,10 @@ class Sweeper:
     """
 
     def __init__(self, carrier: AsyncCarrier, retention: float, lease: float) -> None:
-        self._carrier, self._retention = carrier, retention
+        self._carrier = carrier
         self._lease, self._every = lease, min(EVERY, lease / 3)
+        chores = (Chore("partitions", 3600.0, lambda: _partitions(retention)), *CHORES)
+        self._chores = {chore.name: chore for chore in chores}
 
     async def run(self) -> None:
         """Sweep until cancelled. A sweep that fails is tried again at the next turn."""
@@ -48,12 +78,14 @@ class Sweeper:
 
     async def turn(self) -> float:
         """Sweep if it is our turn; return in how many seconds the next turn is worth trying."""
-        left, silent, cancelled, lined, aged = await self._take("jobs", self._every)
+        left, silent, cancelled, lined, due = (
+            await self._run("sweep_turn", name="jobs", every=self._every, chores=list(self._chores))
+        )[0]
         if left > 0:
-            return left
+            return float(left)
         await self.sweep(silent=silent, cancelled=cancelled, lined=lined)
-        if aged and (await self._take("partitions", PARTITIONS_EVERY))[0] <= 0:
-            await self._partitions()
+        for name in due:
+            await self._do(self._chores[name])
         return self._every
 
     async def sweep(self, *, silent: bool = True, cancelled: bool = True, lined: bool = True) -> None:
@@ -68,15 +100,20 @@ class Sweeper:
         if lined:
             await self._run("nudge_lines")
 
-    async def _partitions(self) -> None:
-        created, dropped = (await self._run("partitions", keep=self._retention))[0]
-        if created or dropped:
-            log.info("created %s and dropped %s partitions of finished jobs", created, dropped)
-
-    async def _take(self, name: str, every: float) -> tuple[float, bool, bool, bool, bool]:
-        """Take a turn: 0 when it is ours, else the seconds until the next one; and what there is to sweep."""
-        left, silent, cancelled, lined, aged = (await self._run("sweep_turn", name=name, every=every))[0]
-        return left, silent, cancelled, lined, aged
+    async def _do(self, chore: Chore) -> None:
+        """Do a chore if its turn can be had. One that fails must not keep the others from being done."""
+        if await self._run("take_chore", name=chore.name, every=chore.every):
+            try:
+                await adrive(self._carrier, chore.plan())
+            except psycopg.Error as error:
+                log.warning("%s failed, trying again in %g s: %s", chore.name, chore.every, error)
 
     async def _run(self, statement: str, **params: object) -> Rows:
         return await self._carrier.execute(Query(SQL[statement], params, nothing))
+
+
+def _partitions(keep: float) -> Plan[None]:
+    """Create the daily partitions of finished jobs ahead, and drop them behind."""
+    created, dropped = (yield from Query(SQL["partitions"], {"keep": keep}, same))[0]
+    if created or dropped:
+        log.info("created %s and dropped %s partitions of finished jobs", created, dropped)

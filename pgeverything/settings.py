@@ -6,32 +6,41 @@ import os
 
 from .errors import ConfigurationError
 
+URL_EXAMPLE = "postgresql://user@host/database"
 
-def database_url() -> str | None:
-    """Return the connection string the environment names, or None when it names none.
+
+def database_url() -> tuple[str, str] | None:
+    """Return the connection string the environment names, and the variable it is in, or None when it names none.
 
     ``$PGEVERYTHING_URL``, then ``$DATABASE_URL``; an empty string, which lets libpq read its own variables, when one of
     ``PGHOST``, ``PGSERVICE`` or ``PGDATABASE`` is set.
     """
     for name in ("PGEVERYTHING_URL", "DATABASE_URL"):
         if url := os.environ.get(name):
-            return url
-    if any(os.environ.get(name) for name in ("PGHOST", "PGSERVICE", "PGDATABASE")):
-        return ""
+            return url, f"${name}"
+    for name in ("PGHOST", "PGSERVICE", "PGDATABASE"):
+        if os.environ.get(name):
+            return "", f"${name}"
     return None
 
 
-def conninfo(url: str) -> str:
+def conninfo(url: str, source: str = "the database's URL") -> str:
     """Return a URL as libpq takes it: without SQLAlchemy's driver name.
 
+    Args:
+        url: a URL, or libpq's own form, ``host=... dbname=...``.
+        source: where it was found, for the error message.
+
     Raises:
-        ConfigurationError: it is not a PostgreSQL URL or connection string.
+        ConfigurationError: it is a URL of something else.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url  # "host=... dbname=...", or empty: libpq's own form
     if scheme not in ("postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"):
-        raise ConfigurationError(f"{scheme}:// is not a PostgreSQL URL: write postgresql://user@host/database")
+        raise ConfigurationError(
+            f"{source} begins with {scheme}://, which is not a PostgreSQL URL: write {URL_EXAMPLE}"
+        )
     return f"postgresql://{rest}"
 
 

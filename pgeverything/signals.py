@@ -42,5 +42,5 @@ class Reject(Exception):
 
 
 def _storable(reason: object) -> str:
-    """Return the reason as text that Postgres takes."""
-    return str(reason).replace("\0", "\ufffd")[:2000]
+    """Return the reason as text that Postgres takes: no NUL, and no lone surrogate, as undecodable file names have."""
+    return str(reason)[:2000].replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -6,7 +6,8 @@ schema is written as ``pgeverything.``, in a string ``'pgeverything.job_seq'``, 
 notification channel, as ``'pgeverything'``.
 
 A statement that joins tables whose size changes by the minute says ``-- plan: fresh``: it is never prepared, because a
-plan that was made while a table was empty would be kept while the table grows to a million rows.
+plan that was made while a table was empty would be kept while the table grows to a million rows. One whose effect ends
+with its transaction says ``-- runs: inside``: on a connection in autocommit it is refused.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Statement:
     name: str
     text: str
     fresh: bool = False
+    inside: bool = False
 
     def __repr__(self) -> str:
         return f"{self.module}.{self.name}"
@@ -42,7 +44,9 @@ def statements(module: str) -> dict[str, Statement]:
     text = (resources.files("pgeverything.schema") / "sql" / f"{module}.sql").read_text("utf-8")
     _, *parts = _BLOCK.split(text)
     return {
-        name: Statement(module, name, body.strip().rstrip(";"), "\n-- plan: fresh\n" in body)
+        name: Statement(
+            module, name, body.strip().rstrip(";"), "\n-- plan: fresh\n" in body, "\n-- runs: inside\n" in body
+        )
         for name, body in zip(parts[::2], parts[1::2], strict=True)
     }
 

@@ -40,6 +40,10 @@ where j.dead
   and (%(task)s::text is null or j.task = %(task)s::text)
   and (%(fingerprint)s::text is null or j.fingerprint = %(fingerprint)s::text);
 
+-- name: now
+-- When a redrive begins: it leaves alone what dies later, or it would not end where that is as fast.
+select clock_timestamp();
+
 -- name: redrive
 -- Give dead jobs a fresh life, oldest death first, `gap` seconds apart and the first one `start` seconds from now.
 -- A job whose unique key is in use again stays dead, and so does the second of two that share one.
@@ -47,7 +51,7 @@ where j.dead
 with chosen as materialized (
   select j.id, j.task, j.unique_key, j.died_at
   from pgeverything.jobs j
-  where j.dead
+  where j.dead and (%(until)s::timestamptz is null or j.died_at <= %(until)s::timestamptz)
     and (%(ids)s::bigint[] is null or j.id = any (%(ids)s::bigint[]))
     and (%(queue)s::text is null or j.queue = %(queue)s::text)
     and (%(task)s::text is null or j.task = %(task)s::text)
@@ -72,7 +76,7 @@ revived as (
       origin = case when %(to_queue)s::text <> j.queue then j.queue else j.origin end,
       queue = coalesce(%(to_queue)s::text, j.queue)
   from numbered n
-  where j.id = n.id
+  where j.id = any (array(select m.id from numbered m)) and j.id = n.id
   returning j.id, n.due_at, j.queue, j.priority, j.ordering_key),
 placed as (
   insert into pgeverything.scheduled (job, due_at, queue, priority, ordering_key)
@@ -95,3 +99,90 @@ with chosen as materialized (
   limit %(limit)s::integer
   for update skip locked)
 select count(pgeverything.bury(c.id, 'discarded')::text) from chosen c;
+
+-- name: list_deliveries
+-- Dead deliveries, latest death first, with their events as far as they are kept.
+-- plan: fresh
+select d.dead_id, s.name, d.position, d.delivered, d.crashes, d.redriven, d.reason, d.fingerprint, d.error::text, d.died_at,
+       (select t.name from pgeverything.topics t where t.id = e.topic_id), e.key, e.version, e.type, e.data::text,
+       e.headers::text, e.recorded_at
+from (
+  select d.*
+  from pgeverything.deliveries d
+  where d.dead_id is not null
+    and (%(ids)s::bigint[] is null or d.dead_id = any (%(ids)s::bigint[]))
+    and (%(subscription)s::text is null
+         or d.subscription = (select n.id from pgeverything.subscriptions n where n.name = %(subscription)s::text))
+    and (%(fingerprint)s::text is null or d.fingerprint = %(fingerprint)s::text)
+  order by d.died_at desc, d.dead_id desc
+  limit %(limit)s::integer) d
+join pgeverything.subscriptions s on s.id = d.subscription
+left join lateral (select e.* from pgeverything.events e where e.position = d.position limit 1) e on true
+order by d.died_at desc, d.dead_id desc;
+
+-- name: group_deliveries
+-- Dead deliveries by subscription and fingerprint, the largest group first.
+-- plan: fresh
+select s.name, d.fingerprint, min(d.reason), count(*), min(d.died_at), max(d.died_at), max(d.dead_id),
+       (array_agg(d.error ->> 'type' order by d.dead_id desc))[1],
+       (array_agg(d.error ->> 'message' order by d.dead_id desc))[1]
+from pgeverything.deliveries d
+join pgeverything.subscriptions s on s.id = d.subscription
+where d.dead_id is not null and (%(subscription)s::text is null or s.name = %(subscription)s::text)
+group by s.name, d.fingerprint
+order by count(*) desc, max(d.died_at) desc
+limit %(limit)s::integer;
+
+-- name: count_deliveries
+-- How many dead deliveries match.
+-- plan: fresh
+select count(*)
+from pgeverything.deliveries d
+where d.dead_id is not null
+  and (%(ids)s::bigint[] is null or d.dead_id = any (%(ids)s::bigint[]))
+  and (%(subscription)s::text is null
+       or d.subscription = (select n.id from pgeverything.subscriptions n where n.name = %(subscription)s::text))
+  and (%(fingerprint)s::text is null or d.fingerprint = %(fingerprint)s::text);
+
+-- name: redrive_deliveries
+-- Have dead deliveries delivered again, oldest death first, `gap` seconds apart and the first one `start` seconds from now.
+-- plan: fresh
+with chosen as materialized (
+  select d.subscription, d.position, d.dead_id, d.died_at
+  from pgeverything.deliveries d
+  where d.dead_id is not null and d.died_at <= %(until)s::timestamptz
+    and (%(ids)s::bigint[] is null or d.dead_id = any (%(ids)s::bigint[]))
+    and (%(subscription)s::text is null
+         or d.subscription = (select n.id from pgeverything.subscriptions n where n.name = %(subscription)s::text))
+    and (%(fingerprint)s::text is null or d.fingerprint = %(fingerprint)s::text)
+  order by d.died_at, d.dead_id
+  limit %(limit)s::integer
+  for update skip locked),
+numbered as (
+  select c.subscription, c.position, clock_timestamp() + make_interval(secs => %(start)s::double precision
+           + %(gap)s::double precision * (row_number() over (order by c.died_at, c.dead_id) - 1)) as due_at
+  from chosen c),
+revived as (
+  update pgeverything.deliveries d
+  set dead_id = null, died_at = null, reason = null, fingerprint = null, error = null, delivered = 0, failures = 0,
+      crashes = 0, redriven = d.redriven + 1, due_at = n.due_at
+  from numbered n
+  where d.subscription = n.subscription and d.position = n.position
+  returning d.position)
+select array(select r.position from revived r),
+       case when exists (select from revived r) then pgeverything.wake_readers()::text end;
+
+-- name: discard_deliveries
+-- Forget dead deliveries; what one holds up goes on.
+-- plan: fresh
+select pgeverything.discard_deliveries(array(
+  select d.dead_id
+  from pgeverything.deliveries d
+  where d.dead_id is not null
+    and (%(ids)s::bigint[] is null or d.dead_id = any (%(ids)s::bigint[]))
+    and (%(subscription)s::text is null
+         or d.subscription = (select n.id from pgeverything.subscriptions n where n.name = %(subscription)s::text))
+    and (%(fingerprint)s::text is null or d.fingerprint = %(fingerprint)s::text)
+  order by d.died_at, d.dead_id
+  limit %(limit)s::integer
+  for update skip locked));
