@@ -105,6 +105,8 @@ class Registry:
         """
         if retry is not None and not isinstance(retry, Retry):
             raise InvalidArgument(f"retry={retry!r} must be a Retry, for example Retry(attempts=3)")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TaskError(f"{_where(function)} is a generator: to call it runs nothing. Write it without `yield`")
         definition = Definition(
             name=name if name is not None else getattr(function, "__name__", ""),
             function=function,

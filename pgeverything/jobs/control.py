@@ -5,14 +5,14 @@ from __future__ import annotations
 from types import EllipsisType
 from typing import get_args
 
-from ..engine.plan import Plan, Query, nothing, one_or_none, same
+from ..engine.plan import Plan, Query, nothing, one_or_none
 from ..engine.statements import statements
 from ..errors import InvalidArgument, JobStateError
 from .read import get
+from .revive import revive
 from .values import MOST_BIGINT, OnFull, Queue, check_name, check_whole
 
 SQL = statements("jobs")
-DEAD = statements("dead_letters")
 
 
 def cancel(id: int, reason: str = "cancelled") -> Plan[bool]:  # noqa: A002
@@ -42,9 +42,7 @@ def retry(id: int) -> Plan[None]:  # noqa: A002
     """
     job = yield from get(id)
     if job.state == "dead":
-        nobody = {"queue": None, "task": None, "fingerprint": None, "to_queue": None}
-        params = nobody | {"ids": [id], "limit": 1, "start": 0.0, "gap": 0.0}
-        if (yield from Query(DEAD["redrive"], params, same))[0][0]:
+        if (yield from revive(1, ids=[id])):
             return
         raise JobStateError(
             f"job {id} cannot be tried again: another unfinished job has its unique_key={job.unique_key!r}"

@@ -19,6 +19,7 @@ OnFull: TypeAlias = Literal["raise", "wait", "drop"]
 STATES: tuple[State, ...] = get_args(State)
 ENDED: frozenset[State] = frozenset({"succeeded", "cancelled", "dead"})
 MOST_BIGINT = 2**63 - 1
+_YEARS = (1000, 9000)  # Python's end at 1 and 9999: room for time zones, and for the century of `expires`
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,8 @@ class JobOptions:
             raise InvalidArgument("delay= and run_at= both say when the job is due: give one of them")
         if self.run_at is not None and (not isinstance(self.run_at, datetime) or self.run_at.tzinfo is None):
             raise InvalidArgument("run_at must be a datetime with a time zone, for example datetime.now(UTC)")
+        if self.run_at is not None and not _YEARS[0] <= self.run_at.year <= _YEARS[1]:
+            raise InvalidArgument(f"run_at={self.run_at} must be in the years {_YEARS[0]} to {_YEARS[1]}")
         for name in ("unique_key", "ordering_key"):
             if (key := getattr(self, name)) is not None:
                 check_name(key, name, most=1024)

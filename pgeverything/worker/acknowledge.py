@@ -9,16 +9,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import TypeVar
 
 import psycopg
 
-from ..engine.plan import AsyncCarrier
+from ..engine.plan import AsyncCarrier, Query
 from .lease import Lease
 from .outcome import Ended, Failed, Outcome, fail, finish
 
 log = logging.getLogger("pgeverything.worker")
 
+T = TypeVar("T")
+
 _MOST = 500  # outcomes in a statement: larger ones hold their locks longer and are no faster
+_MOST_TEXT = 8_000_000  # characters of results in one: a message of more than 1 GB is refused, time and again
 _LONGEST_PAUSE = 5.0
 
 
@@ -50,7 +54,8 @@ class Acknowledger:
     async def flush(self) -> None:
         """Write what there is now."""
         while self._outcomes:
-            batch, self._outcomes = self._outcomes[:_MOST], self._outcomes[_MOST:]
+            count = _fitting(self._outcomes)
+            batch, self._outcomes = self._outcomes[:count], self._outcomes[count:]
             if not self._outcomes:
                 self._some.clear()
             # A lost lease leaves outcomes of two worker numbers in one batch, but never for long.
@@ -64,24 +69,22 @@ class Acknowledger:
         # statements themselves take the keys sorted.
         freed = 0
         if ended:
-            accepted, freed = await self._insist(lambda: finish(worker, ended))
+            accepted, freed = await self._insist(finish(worker, ended))
             self._lease.finished += len(accepted)
             self._refuse(ended, accepted)
         if failed:
-            accepted, more = await self._insist(lambda: fail(worker, failed))
+            accepted, more = await self._insist(fail(worker, failed))
             self._lease.failed += len(accepted)
             self._refuse(failed, accepted)
             freed += more
         self._settled(outcomes, freed > 0 or any(o.delay is not None for o in failed))
 
-    async def _insist(self, query: Callable[[], object]) -> tuple[list[int], int]:
+    async def _insist(self, query: Query[T]) -> T:
         """Run a statement until it went through. Repeating it is safe: what it has done, its fence refuses to redo."""
         pause = 0.05
         while True:
-            statement = query()
             try:
-                rows = await self._carrier.execute(statement)  # type: ignore[arg-type]
-                return statement.read(rows)  # type: ignore[attr-defined,no-any-return]
+                return query.read(await self._carrier.execute(query))
             except psycopg.DataError:
                 raise
             except psycopg.Error as error:
@@ -102,3 +105,14 @@ class Acknowledger:
                     claimed.job,
                     claimed.task,
                 )
+
+
+def _fitting(outcomes: Sequence[Outcome]) -> int:
+    """How many outcomes go into the next statement: one at least."""
+    size = 0
+    for count, outcome in enumerate(outcomes[:_MOST]):
+        if isinstance(outcome, Ended) and outcome.result is not None:
+            size += len(outcome.result)
+            if size > _MOST_TEXT and count:
+                return count
+    return min(len(outcomes), _MOST)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import time
+from itertools import groupby
 
 from ..engine.plan import AsyncCarrier, Query, Rows, same
 from ..engine.statements import statements
@@ -56,55 +57,75 @@ class Claimer:
     def __init__(self, queues: list[str]) -> None:
         self._queues = queues
         self._cursors: dict[tuple[str, int], int] = {}
-        self._limited: list[tuple[str, int]] = []
+        self._limited: set[tuple[str, int]] = set()
         self._full = Pace()
         self.unseen = 0.0  # seconds until what the last claim could not look at may be looked at; 0 if it saw all
 
-    async def claim(self, carrier: AsyncCarrier, worker: int, limit: int) -> list[Claimed]:
-        """Take up to `limit` jobs: from behind the cursors, and from everywhere when that yields nothing."""
+    async def claim(self, carrier: AsyncCarrier, worker: int, limit: int, *, soon: bool) -> list[Claimed]:
+        """Take up to `limit` jobs: from behind the cursors, and from everywhere when that yields nothing.
+
+        `soon` returns before the claim is on disk; see `Fetcher`.
+        """
         if self._full.overdue(2.0):
-            return await self._claim_everywhere(carrier, worker, limit)
-        jobs = await self._claim_lanes(carrier, worker, limit)
+            return await self._claim_everywhere(carrier, worker, limit, soon)
+        jobs = await self._claim_lanes(carrier, worker, limit, soon)
         if not jobs and self._full.due:
-            return await self._claim_everywhere(carrier, worker, limit)
+            return await self._claim_everywhere(carrier, worker, limit, soon)
         self.unseen = 0.0 if jobs else self._full.wait
         return jobs
 
-    async def _claim_everywhere(self, carrier: AsyncCarrier, worker: int, limit: int) -> list[Claimed]:
+    async def _claim_everywhere(self, carrier: AsyncCarrier, worker: int, limit: int, soon: bool) -> list[Claimed]:
         began = time.monotonic()
         rows = await carrier.execute(Query(SQL["lanes"], {"queues": self._queues}, same))
         # Lanes that are empty now stay known, so that the next job in one needs no full scan to be found.
         known = self._cursors if len(self._cursors) < _MOST_LANES else {}
         self._cursors = known | {(queue, priority): 0 for queue, priority, _ in rows}
-        self._limited = [(queue, priority) for queue, priority, limited in rows if limited]
-        jobs = await self._claim_lanes(carrier, worker, limit) if rows else []
+        self._limited = {(queue, priority) for queue, priority, limited in rows if limited}
+        jobs = await self._claim_lanes(carrier, worker, limit, soon) if rows else []
         self._full.done(began)
         self.unseen = 0.0
         return jobs
 
-    async def _claim_lanes(self, carrier: AsyncCarrier, worker: int, limit: int) -> list[Claimed]:
-        if not self._cursors:
-            return []
-        # Highest priority first; of equal ones a random queue, so that none starves behind another.
-        lanes = sorted(self._cursors, key=lambda lane: (-lane[1], random.random()))  # noqa: S311
+    async def _claim_lanes(self, carrier: AsyncCarrier, worker: int, limit: int, soon: bool) -> list[Claimed]:
+        """Take jobs: highest priority first; of equal ones from a random queue, so that none starves behind another.
+
+        Lanes of queues with a fleet-wide limit need a statement of their own. Of one priority they are all tried before
+        the others, or all after them.
+        """
+        limited_first = {priority: random.random() < 0.5 for _, priority in self._limited}  # noqa: S311
+        lanes = sorted(
+            self._cursors,
+            key=lambda lane: (-lane[1], (lane in self._limited) is not limited_first.get(lane[1]), random.random()),  # noqa: S311
+        )
+        jobs: list[Claimed] = []
+        for limited, alike in groupby(lanes, key=self._limited.__contains__):
+            wanted = limit - len(jobs)
+            if wanted > 0:
+                take = self._claim_limited if limited else self._claim_open
+                jobs += await take(carrier, worker, wanted, list(alike), soon)
+        return jobs
+
+    async def _claim_open(
+        self, carrier: AsyncCarrier, worker: int, limit: int, lanes: list[tuple[str, int]], soon: bool
+    ) -> list[Claimed]:
         params = {
             "queues": [queue for queue, _ in lanes],
             "priorities": [priority for _, priority in lanes],
             "after": [self._cursors[lane] for lane in lanes],
             "worker": worker,
             "limit": limit,
+            "soon": soon,
         }
-        jobs = self._read(await carrier.execute(Query(SQL["claim"], params, same)), worker)
-        if self._limited and len(jobs) < limit:
-            jobs += await self._claim_limited(carrier, worker, limit - len(jobs))
-        return jobs
+        return self._read(await carrier.execute(Query(SQL["claim"], params, same)), worker)
 
-    async def _claim_limited(self, carrier: AsyncCarrier, worker: int, limit: int) -> list[Claimed]:
+    async def _claim_limited(
+        self, carrier: AsyncCarrier, worker: int, limit: int, lanes: list[tuple[str, int]], _soon: bool
+    ) -> list[Claimed]:
         """Take jobs of queues with a fleet-wide limit."""
         params = {
             "worker": worker,
-            "queues": [queue for queue, _ in self._limited],
-            "priorities": [priority for _, priority in self._limited],
+            "queues": [queue for queue, _ in lanes],
+            "priorities": [priority for _, priority in lanes],
             "limit": limit,
         }
         return self._read(await carrier.execute(Query(SQL["claim_limited"], params, same)), worker)

@@ -40,6 +40,7 @@ class Claimed:
         "thread",
         "timeout",
         "token",
+        "transacting",
         "unique_key",
         "worker",
     )
@@ -68,6 +69,7 @@ class Claimed:
         self.interrupts = 0  # how often its async handler was cancelled
         self.lost = False  # the lease is gone: the job is somebody else's
         self.completed = False  # its own transaction has ended it
+        self.transacting = False  # its handler has its transaction open
         self.runner: asyncio.Task[None] | None = None  # set while an async handler runs
         self.stop: threading.Event | None = None  # set when a context was made
         self.thread: asyncio.Future[Any] | None = None  # a thread that outlived the timeout

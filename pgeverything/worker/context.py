@@ -69,8 +69,8 @@ class JobContext:
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise InvalidArgument(f"progress({share!r}) must be from 0 to 1")
         claimed = self._claimed
-        claimed.progress = float(share)
-        claimed.note = None if note is None else str(note).replace("\0", "")[:500]
+        claimed.progress = round(float(share), 6)  # the column is a real, which refuses what is nearly nothing
+        claimed.note = None if note is None else _storable(str(note)[:500])
         claimed.progress_changed = True
 
     def transaction(self) -> _Transaction:
@@ -85,3 +85,8 @@ class JobContext:
             JobLost: on leaving the block, when the job is not this worker's any more. Nothing was committed.
         """
         return _Transaction(self._transactions, self._claimed)
+
+
+def _storable(text: str) -> str:
+    """Return text that Postgres takes: no NUL, and no lone surrogate, as undecodable file names have."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()

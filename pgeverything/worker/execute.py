@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..engine import codec
-from ..errors import InvalidTaskArguments
 from ..failures import Failure
 from ..jobs.values import Job
 from ..tasks import Definition, Registry
+from .calls import in_thread, on_loop, ran
 from .claimed import Claimed
 from .context import JobContext
 from .outcome import Ended, Failed, Outcome, raised, returned
@@ -38,12 +37,10 @@ class Executor:
         if definition is None:
             return Failed(claimed, None, f"unknown task: no worker here has {claimed.task!r} registered", counts=False)
         arguments = definition.arguments
-        context = None
-        if arguments.context is not None:
-            context = JobContext(claimed, _job, self._transactions)
+        context = None if arguments.context is None else JobContext(claimed, _job, self._transactions)
         try:
             args, kwargs = arguments.call_args(claimed.args, context)
-        except InvalidTaskArguments as error:
+        except Exception as error:  # also what a class of the caller's raises when one is made of JSON
             failure = Failure.of(error, claimed.task)
             return Failed(claimed, None, "its arguments do not fit the task any more", failure, counts=False)
         timeout = claimed.timeout if claimed.timeout is not None else definition.timeout
@@ -52,12 +49,15 @@ class Executor:
                 result = await self._in_thread(definition, args, kwargs, timeout, claimed)
             elif timeout is None:
                 claimed.runner = asyncio.current_task()
-                result = await definition.function(*args, **kwargs)
+                result = await on_loop(definition.function(*args, **kwargs))
             else:
                 result = await self._within(timeout, definition, args, kwargs, claimed)
+            ran(result, claimed.task)
         except asyncio.CancelledError as error:
             return _interrupted(claimed, error, definition)
-        except (Exception, SystemExit) as error:  # SystemExit of a handler is a failure, not the end of the worker
+        except (KeyboardInterrupt, GeneratorExit):  # said to the process, not by the handler
+            raise
+        except BaseException as error:  # SystemExit, a panic of an extension: a failure, not the end of the worker
             if claimed.completed:
                 log.exception("job %s (%s) raised after its transaction had completed it", claimed.job, claimed.task)
                 return None
@@ -79,7 +79,7 @@ class Executor:
         try:
             async with limit:
                 claimed.runner = asyncio.current_task()
-                return await definition.function(*args, **kwargs)
+                return await on_loop(definition.function(*args, **kwargs))
         except TimeoutError as error:
             if limit.expired():
                 raise _timed_out(timeout) from error
@@ -93,9 +93,7 @@ class Executor:
         timeout: float | None,
         claimed: Claimed,
     ) -> Any:
-        loop = asyncio.get_running_loop()
-        context = contextvars.copy_context()
-        future = loop.run_in_executor(self._threads, lambda: context.run(definition.function, *args, **kwargs))
+        future = in_thread(self._threads, definition.function, *args, **kwargs)
         done, _ = await asyncio.wait({future}, timeout=timeout)
         if not done:
             # A thread cannot be stopped. Its job fails now; its slot stays taken until the thread has ended, so that

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import psycopg
 from psycopg_pool import PoolTimeout
@@ -21,7 +21,12 @@ from .lease import Lease
 log = logging.getLogger("pgeverything.worker")
 SQL = statements("worker")
 
-DATABASE_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+DATABASE_ERRORS = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    PoolTimeout,
+    psycopg.errors.ReadOnlySqlTransaction,  # a failover under way: this server is, or is not yet, the standby
+)
 
 _DROWSY = 0.05  # the first pause of an idle worker
 _DROWSIER = 4.0  # each further one is so many times as long, up to the poll
@@ -35,6 +40,9 @@ class Fetcher:
     An idle worker says so in the database, looks once more, and sleeps; only then do enqueues send hints. What began
     before it said so and commits later sends none: its pauses therefore start short and grow fourfold, so such a job
     is found after at most about three times as long again as its transaction stayed open.
+
+    An idle worker's claim is made durable while the handlers begin, and not before. A server that crashes in these
+    milliseconds has its jobs in line still: they run again, as jobs do whose worker was killed.
 
     Args:
         carrier: where to claim.
@@ -63,6 +71,7 @@ class Fetcher:
         self._undone = 0.0  # seconds until an advance that was rationed may be made; 0 when it was made
         self._stopping = False
         self.claiming = asyncio.Lock()  # held while a claim is under way: what it takes is not in our hands yet
+        self.beside: Callable[[], Awaitable[bool]] | None = None  # whether what else this worker does is idle too
         self.suspected_at: float | None = None  # when a job may have become ours without being in our hands
 
     def wake(self) -> None:
@@ -132,15 +141,18 @@ class Fetcher:
         return False
 
     async def _claim(self, wanted: int) -> int:
+        soon = self._asleep and not self._hands.held
         async with self.claiming:
             try:
-                jobs = await self._claimer.claim(self._carrier, self._lease.worker, wanted)
+                jobs = await self._claimer.claim(self._carrier, self._lease.worker, wanted, soon=soon)
             except BaseException:
                 self.suspect()  # it may have gone through without its answer reaching us
                 raise
             self._hands.take(jobs)
         if jobs:
             await asyncio.sleep(0)  # the handlers first: the next statement can wait half a millisecond, they need not
+            if soon:
+                await self._carrier.execute(Query(SQL["harden"], {"worker": self._lease.worker}, nothing))
         return len(jobs)
 
     async def _advance(self, *, short: bool) -> int:
@@ -161,9 +173,13 @@ class Fetcher:
         self._asleep = asleep
 
     async def _idle(self) -> bool:
-        if self._hands.held:
+        if self._hands.held or await self._busy():
             return False
-        return not one(await self._carrier.execute(Query(SQL["busy"], {"queues": self._queues}, nothing)))
+        # What else there is may have enqueued jobs since, and only then have become idle.
+        return self.beside is None or (await self.beside() and not await self._busy())
+
+    async def _busy(self) -> bool:
+        return bool(one(await self._carrier.execute(Query(SQL["busy"], {"queues": self._queues}, nothing))))
 
     async def _nap(self, length: float) -> bool:
         """Sleep until a hint or for so many seconds; return whether it was a hint."""

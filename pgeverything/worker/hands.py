@@ -30,8 +30,15 @@ class Hands:
         self._room = asyncio.Event()
 
     def take(self, jobs: Iterable[Claimed]) -> None:
-        """Take claimed jobs into our hands."""
+        """Take claimed jobs into our hands.
+
+        One that is there already by the same claim runs on: the server crashed before that was durable, and now it has
+        been claimed once more.
+        """
         for job in jobs:
+            held = self.held.get(job.job)
+            if held is not None and (held.token, held.worker) == (job.token, job.worker) and not held.lost:
+                continue
             self.held[job.job] = job
             self._ahead.put_nowait(job)
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from ..engine import codec
 from ..engine.plan import Query
 from ..engine.statements import statements
-from ..errors import InvalidArgument
 from ..failures import Failure
 from ..retry import Retry
 from ..signals import Cancel, Reject, Snooze
@@ -48,19 +47,34 @@ class Failed:
 Outcome = Ended | Failed
 
 
+def tell(outcome: Outcome) -> None:
+    """Say that a job dies: whoever has configured no logging sees warnings, and else nothing of it."""
+    if isinstance(outcome, Failed) and outcome.delay is None:
+        why = f": {outcome.failure.type}: {outcome.failure.message}" if outcome.failure else ""
+        job = outcome.claimed.job
+        log.warning("job %s (%s) is dead: %s%s", job, outcome.claimed.task, outcome.reason, why)
+
+
 def returned(claimed: Claimed, value: object) -> Outcome:
     """The handler returned. A result that is not JSON is not worth failing a job that has done its work."""
     if value is None:
         return Ended(claimed, "succeeded")
     try:
         return Ended(claimed, "succeeded", codec.encode(value, "result"))
-    except InvalidArgument as error:
+    except Exception as error:  # not only that it is no JSON: to look at the value can run the caller's code
         log.warning("job %s (%s) succeeded, but its result is not kept: %s", claimed.job, claimed.task, error)
         return Ended(claimed, "succeeded")
 
 
 def raised(claimed: Claimed, error: BaseException, retry: Retry) -> Outcome:
     """The handler raised: a signal, or a failure that the task's policy judges."""
+    try:
+        return _judged(claimed, error, retry)
+    except Exception as second:  # a subclass of a signal that did not call its `__init__`
+        return _judged(claimed, second, retry)
+
+
+def _judged(claimed: Claimed, error: BaseException, retry: Retry) -> Outcome:
     if isinstance(error, Snooze):
         return Failed(claimed, error.seconds, counts=False)
     if isinstance(error, Cancel):
@@ -71,15 +85,16 @@ def raised(claimed: Claimed, error: BaseException, retry: Retry) -> Outcome:
     if claimed.cancelled:
         return Ended(claimed, "cancelled")
     delay = retry.next_delay(claimed.attempt, error, claimed.max_attempts)
-    log.info(
-        "job %s (%s) failed at attempt %s: %s: %s; %s",
-        claimed.job,
-        claimed.task,
-        claimed.attempt,
-        failure.type,
-        failure.message,
-        "dead" if delay is None else f"again in {delay:.1f} s",
-    )
+    if delay is not None:
+        log.info(
+            "job %s (%s) failed at attempt %s: %s: %s; again in %.1f s",
+            claimed.job,
+            claimed.task,
+            claimed.attempt,
+            failure.type,
+            failure.message,
+            delay,
+        )
     return Failed(claimed, delay, None if delay is not None else f"failed at attempt {claimed.attempt}", failure)
 
 

@@ -1,4 +1,4 @@
-"""Transactions of handlers, which end their job in the same commit."""
+"""Transactions of handlers, which end their job or their message in the same commit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from ..engine.carriers import AsyncPsycopgCarrier, PsycopgCarrier
-from ..engine.plan import Query, Rows, same
+from ..engine.plan import Plan, Query, adrive, drive, same
 from ..engine.pool import new_async_pool, new_pool
 from ..engine.statements import statements
 from ..errors import JobError, JobLost
@@ -48,28 +48,37 @@ class Transactions:
     @contextmanager
     def blocking(self, claimed: Claimed) -> Iterator[Any]:
         """The transaction of a `def` handler, which runs in a thread."""
-        _refuse_second(claimed)
-        with self._lock:
-            if self._pool is None:
-                self._pool = new_pool(self._conninfo, "handlers", most=self._most)
-        with self._pool.connection() as connection:
-            with connection.transaction():
-                yield self._bind(connection)
-                _accept(PsycopgCarrier(connection, self._schema).execute(_finish(claimed)), claimed)
-            claimed.completed = True
+        with _only(claimed), self.ending(lambda: _finish(claimed)) as bound:
+            yield bound
+        claimed.completed = True
 
     @asynccontextmanager
     async def awaiting(self, claimed: Claimed) -> AsyncIterator[Any]:
         """The transaction of an `async def` handler."""
-        _refuse_second(claimed)
+        with _only(claimed):
+            async with self.aending(lambda: _finish(claimed)) as bound:
+                yield bound
+        claimed.completed = True
+
+    @contextmanager
+    def ending(self, end: Callable[[], Plan[None]]) -> Iterator[Any]:
+        """A transaction that ends with a plan: when that raises, nothing is committed."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = new_pool(self._conninfo, "handlers", most=self._most)
+        with self._pool.connection() as connection, connection.transaction():
+            yield self._bind(connection)
+            drive(PsycopgCarrier(connection, self._schema), end())
+
+    @asynccontextmanager
+    async def aending(self, end: Callable[[], Plan[None]]) -> AsyncIterator[Any]:
+        """The same for asyncio."""
         if self._apool is None:
             self._apool = new_async_pool(self._conninfo, "handlers", most=self._most)
         await self._apool.open()
-        async with self._apool.connection() as connection:
-            async with connection.transaction():
-                yield self._abind(connection)
-                _accept(await AsyncPsycopgCarrier(connection, self._schema).execute(_finish(claimed)), claimed)
-            claimed.completed = True
+        async with self._apool.connection() as connection, connection.transaction():
+            yield self._abind(connection)
+            await adrive(AsyncPsycopgCarrier(connection, self._schema), end())
 
     async def close(self) -> None:
         """Close the pools that were opened."""
@@ -79,15 +88,21 @@ class Transactions:
             self._pool.close()
 
 
-def _refuse_second(claimed: Claimed) -> None:
+@contextmanager
+def _only(claimed: Claimed) -> Iterator[None]:
+    """Refuse a second transaction after or within one: whichever ends first ends the job, and the other is undone."""
     if claimed.completed:
         raise JobError(f"job {claimed.job} was completed by its first transaction(): do all its writes in one")
+    if claimed.transacting:
+        raise JobError(f"job {claimed.job} has a transaction() open already: do all its writes in that one")
+    claimed.transacting = True
+    try:
+        yield
+    finally:
+        claimed.transacting = False
 
 
-def _finish(claimed: Claimed) -> Query[Rows]:
-    return Query(SQL["finish_here"], {"job": claimed.job, "token": claimed.token, "worker": claimed.worker}, same)
-
-
-def _accept(rows: Rows, claimed: Claimed) -> None:
-    if not rows:
+def _finish(claimed: Claimed) -> Plan[None]:
+    params = {"job": claimed.job, "token": claimed.token, "worker": claimed.worker}
+    if not (yield from Query(SQL["finish_here"], params, same)):
         raise JobLost(f"job {claimed.job} is not this worker's any more: its lease was lost; nothing was committed")

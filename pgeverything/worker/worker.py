@@ -1,14 +1,10 @@
-"""One worker process: fetches, runs, acknowledges, keeps its lease, sweeps; and stops without losing anything."""
+"""One worker process: puts its parts together, works until it is told to stop, and loses nothing when it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import signal
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import psycopg
@@ -19,23 +15,25 @@ from ..engine.listen import Listener
 from ..engine.plan import Plan, Query, adrive, nothing
 from ..engine.pool import new_async_pool
 from ..engine.statements import statements
-from ..errors import InvalidArgument
+from ..errors import ConfigurationError, InvalidArgument
 from ..jobs.values import check_name, check_whole
 from ..maintenance import Sweeper
+from ..pubsub.handlers import Handlers
+from ..scheduler.code import Code
 from ..tasks import Registry
-from .acknowledge import Acknowledger
-from .claimed import Claimed
+from .consumer import Consumer
+from .crew import Crew
 from .execute import Executor
 from .fetch import DATABASE_ERRORS, Fetcher
+from .handle import Handling
 from .hands import Hands
+from .keeper import Keeper
 from .lease import SHORTEST, Lease
-from .outcome import Outcome
+from .stopping import until_signalled
+from .ticker import Ticker
 from .transactions import Transactions
 
-log = logging.getLogger("pgeverything.worker")
 SQL = statements("worker")
-
-_SUSPICION = 15.0  # seconds for which a broken connection's last statement may still be at work in the server
 
 
 class Worker:
@@ -48,7 +46,9 @@ class Worker:
         verify: a plan that raises when the schema does not fit this library.
         bind: makes the bound facade of a handler's psycopg connection.
         abind: the same for an async one.
-        queues: the queues it serves; by default those its tasks name.
+        code: the schedules that the application's code defines.
+        handlers: what handles messages.
+        queues: the queues it serves; by default those its tasks and its schedules name.
         concurrency: how many handlers run at once in this process.
         drain: how long running handlers may go on after a stop was asked for, before they are interrupted.
         poll: the longest sleep of an idle worker; by default 30 s where LISTEN works and 1 s where not.
@@ -67,6 +67,8 @@ class Worker:
         bind: Callable[[psycopg.Connection[Any]], Any],
         abind: Callable[[psycopg.AsyncConnection[Any]], Any],
         *,
+        code: Code,
+        handlers: Handlers,
         queues: Sequence[str] | None = None,
         concurrency: int = 10,
         drain: Duration = "30s",
@@ -86,7 +88,7 @@ class Worker:
             check_name(name, "name")
         check_whole(concurrency, "concurrency", 1, 10_000)
         self._tasks, self._connect, self._schema, self._verify = tasks, connect, schema, verify
-        self._bind, self._abind = bind, abind
+        self._bind, self._abind, self._code, self._handlers = bind, abind, code, handlers
         self._queues, self.concurrency, self._name = queues, concurrency, name
         self._drain = seconds(drain, "drain")
         self._poll = None if poll is None else seconds(poll, "poll", zero=False)
@@ -101,41 +103,24 @@ class Worker:
         """The queues it serves."""
         if self._queues is not None:
             return list(self._queues)
-        return sorted({definition.options.queue for definition in self._tasks}) or ["default"]
+        of_schedules = {definition.queue for definition in self._code.definitions.values()}
+        return sorted({definition.options.queue for definition in self._tasks} | of_schedules) or ["default"]
 
     def run(self, until_idle: bool = False, ready: Callable[[], object] | None = None) -> None:
         """Work until SIGTERM or SIGINT, then drain; a second signal stops at once.
 
         Args:
             until_idle: return as soon as no job of its queues is ready, waiting, running or due; for scripts and tests.
+                Schedules that are due when it starts enqueue their jobs first; those that are due later do not keep it.
             ready: called once, when the worker is registered and takes jobs; for whoever supervises this process.
+
+        Raises:
+            ConfigurationError: an event loop runs in this thread, as it does in a notebook: await `serve()` there.
         """
-        asyncio.run(self._run_with_signals(until_idle, ready))
-
-    async def _run_with_signals(self, until_idle: bool, ready: Callable[[], object] | None) -> None:
-        loop, serving = asyncio.get_running_loop(), asyncio.create_task(self.serve(until_idle, ready))
-
-        def on_signal(number: int) -> None:
-            if self._stopping.is_set():
-                log.warning("second signal: stopping at once; what runs is rescued by other workers")
-                signal.signal(number, signal.SIG_DFL)  # not sys.exit, which would wait for the handlers' threads
-                signal.raise_signal(signal.Signals(number))
-            else:
-                log.info("%s: claiming nothing more, finishing what runs", signal.Signals(number).name)
-                self.stop()
-
-        before = {}
-        if threading.current_thread() is threading.main_thread():  # nobody sends signals to another
-            for number in (signal.SIGTERM, signal.SIGINT):
-                before[number] = signal.getsignal(number)
-                loop.add_signal_handler(number, on_signal, number)
-        try:
-            await serving
-        finally:
-            for number, handler in before.items():
-                loop.remove_signal_handler(number)
-                if handler is not None:  # None: not one of Python's
-                    signal.signal(number, handler)  # the loop leaves the default behind, not the program's own
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise ConfigurationError("an event loop runs here already: `await worker.serve()` instead of worker.run()")
+        asyncio.run(until_signalled(self.serve(until_idle, ready), self.stop))
 
     def stop(self) -> None:
         """Ask the worker to drain and end. Call it from the event loop it runs in."""
@@ -148,199 +133,116 @@ class Worker:
         """
         self._stopping = asyncio.Event()
         conninfo = await asyncio.to_thread(self._connect)
-        self._hands = Hands(self.concurrency)
-        self._lease = Lease(self.queues, self.concurrency, self._name, self._lease_length)
-        transactions = Transactions(conninfo, self._schema, self.concurrency, self._bind, self._abind)
-        self._executor = Executor(self._tasks, transactions, self.concurrency)
         # Not through the pool, which would try for half a minute before it said that nobody answers.
         async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
             await adrive(AsyncPsycopgCarrier(connection, self._schema), self._verify(self._schema))
+        lease = Lease(self.queues, self.concurrency, self._name, self._lease_length)
+        transactions = Transactions(conninfo, self._schema, 2 * self.concurrency, self._bind, self._abind)
+        executor = Executor(self._tasks, transactions, self.concurrency)
         async with new_async_pool(conninfo, "worker", least=2, most=4) as pool:
             self._carrier = AsyncPoolCarrier(pool, self._schema)
-            await self._lease.begin(self._carrier)
+            listener = Listener(conninfo, self._schema, self._heard, self._notify)
+            hands = Hands(self.concurrency)
+            self._fetcher = Fetcher(
+                self._carrier, lease, hands, self.queues, lambda: self._longest_sleep(listener), until_idle
+            )
+            handling = Handling(transactions, self.concurrency)
+            self._consumer = self._consume(handling, lease.name, listener, until_idle)
+            if self._consumer is not None:
+                self._fetcher.beside = self._consumer.idle
+                await self._consumer.begin()  # which may refuse: so before there is a worker
+            await lease.begin(self._carrier)
             if ready is not None:
                 ready()
-            self._acknowledger = Acknowledger(self._carrier, self._lease, self._settled)
-            listener = Listener(conninfo, self._schema, self._heard, self._notify)
-            self._fetcher = Fetcher(
-                self._carrier,
-                self._lease,
-                self._hands,
-                self.queues,
-                lambda: self._longest_sleep(listener),
-                until_idle,
+            self._crew = Crew(self._carrier, lease, hands, self._fetcher, executor)
+            keeper = Keeper(self._carrier, lease, hands, self._fetcher, self._crew.cancel)
+            self._ticker = Ticker(self._carrier, self._code, lease, lambda: self._longest_doze(listener), self._ticked)
+            sweeper = Sweeper(self._carrier, self._retention, self._lease_length)
+            helping: tuple[Coroutine[Any, Any, None], ...] = (
+                self._crew.acknowledger.run(),
+                self._crew.write_progress(),
+                keeper.beat(),
+                keeper.watch(),
+                sweeper.run(),
+                self._ticker.run(),
             )
+            if self._consumer is not None:
+                consumer = self._consumer
+                helping += (consumer.settle(), consumer.beat(), consumer.watch())
+                helping += tuple(consumer.run() for _ in range(self.concurrency))
             try:
-                await self._work(listener)
+                await self._ticker.begin()
+                await self._work(helping, listener)
+                with contextlib.suppress(*DATABASE_ERRORS):
+                    await lease.end(self._carrier)
+                if self._consumer is not None:
+                    await self._consumer.end()
             finally:
-                self._executor.close()
+                executor.close()
+                handling.close()
                 await transactions.close()
 
-    async def _work(self, listener: Listener) -> None:
+    async def _work(self, helping: Iterable[Coroutine[Any, Any, None]], listener: Listener) -> None:
+        """Work until it is over, then drain. A runner or a helper that ends is a defect, and ends the worker."""
         fetching = asyncio.create_task(self._fetcher.run())
+        claiming = [asyncio.create_task(self._consumer.claim())] if self._consumer is not None else []
         stopping = asyncio.create_task(self._stopping.wait())
-        runners = [asyncio.create_task(self._runner()) for _ in range(self.concurrency)]
-        sweeper = Sweeper(self._carrier, self._retention, self._lease_length)
-        helping = (
-            self._acknowledger.run(),
-            self._beat(),
-            self._watch_lease(),
-            self._write_progress(),
-            sweeper.run(),
-        )
+        runners = [asyncio.create_task(self._crew.run()) for _ in range(self.concurrency)]
         helpers = [asyncio.create_task(helper) for helper in helping]
         listening = [asyncio.create_task(listener.run())] if self._listen else []
-        everything = [fetching, stopping, *runners, *helpers, *listening]
+        everything = [fetching, stopping, *claiming, *runners, *helpers, *listening]
         try:
-            # A runner or a helper that ends is a defect: raise it, and do not leave a worker that only looks alive.
-            done, _ = await asyncio.wait([fetching, stopping, *runners, *helpers], return_when=asyncio.FIRST_COMPLETED)
+            # Raise what ended it, and do not leave a worker that only looks alive.
+            working = [fetching, stopping, *claiming, *runners, *helpers]
+            done, _ = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
             self._fetcher.stop()
-            await asyncio.wait([fetching])
-            await self._drain_hands()
-            await self._leave()
+            if self._consumer is not None:
+                self._consumer.stop()
+            await asyncio.wait([fetching, *claiming])
+            drained = [self._crew.drain(self._drain)]
+            if self._consumer is not None:
+                drained.append(self._consumer.drain(self._drain))
+            await asyncio.gather(*drained)
         finally:
+            self._crew.ending = True
             for task in everything:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
 
-    # Running ---------------------------------------------------------------------------------------------------------
-
-    async def _runner(self) -> None:
-        """Run one job after the other: one of `concurrency` such loops."""
-        while True:
-            claimed = await self._hands.next()
-            began = time.monotonic()
-            if not self._lease.trusted:  # frozen for too long: the job is somebody else's by now, or soon
-                claimed.lost = True
-                self._fetcher.suspect()
-                outcome = None
-            else:
-                outcome = await self._executor.run(claimed)
-            if outcome is None:
-                self._hands.drop(claimed)
-                self._lease.finished += claimed.completed
-                if claimed.completed and claimed.ordering_key is not None:
-                    self._fetcher.wake()  # its turn is in a note, which the fetcher passes on
-            else:
-                self._acknowledger.put(outcome)
-            if claimed.thread is not None:
-                await asyncio.wait({claimed.thread})
-            self._hands.ran(time.monotonic() - began)
-
-    def _settled(self, outcomes: Sequence[Outcome], freed: bool) -> None:
-        self._hands.settled(outcomes)
-        if freed:
-            self._fetcher.wake()
-
-    async def _drain_hands(self) -> None:
-        """Give back what has not started, and wait until what has is over and acknowledged.
-
-        After `drain` seconds `async def` handlers are cancelled and their jobs given back; `def` handlers are told, but
-        a thread cannot be stopped: waiting for it is better than a second run beside it.
-        """
-        if unstarted := self._hands.unstarted():
-            await self._give_back(unstarted)
-        deadline = time.monotonic() + self._drain
-        while self._hands.running or self._hands.held:
-            if time.monotonic() > deadline:
-                deadline = float("inf")
-                log.warning(
-                    "%s job(s) outlasted the drain of %g s: interrupting them",
-                    self._hands.running,
-                    self._drain,
-                )
-                for claimed in list(self._hands.held.values()):
-                    claimed.interrupted = True
-                    claimed.interrupt()
-            await asyncio.sleep(0.01)
-
-    async def _give_back(self, jobs: Sequence[Claimed]) -> None:
-        params = {
-            "worker": self._lease.worker,
-            "jobs": [j.job for j in jobs],
-            "tokens": [j.token for j in jobs],
-        }
-        with contextlib.suppress(*DATABASE_ERRORS):  # else they are rescued
-            await self._carrier.execute(Query(SQL["give_back"], params, nothing))
-
-    async def _leave(self) -> None:
-        with contextlib.suppress(*DATABASE_ERRORS):
-            await self._lease.end(self._carrier)
-
-    # Lease -----------------------------------------------------------------------------------------------------------
-
-    async def _beat(self) -> None:
-        """Renew the lease; when it is lost or cannot be renewed in time, let go of everything and begin a new one."""
-        rest = self._lease.heartbeat
-        while True:
-            await asyncio.sleep(rest)
-            rest = self._lease.heartbeat
-            try:
-                cancelled = await self._lease.renew(self._carrier, self._hands.held)
-                if cancelled is None:
-                    self._let_go("another worker declared this one dead")
-                    await self._lease.begin(self._carrier)
-                    self._fetcher.begin_anew()
-                    continue
-                for job in cancelled:
-                    self._cancel(job)
-                if self._fetcher.suspected_at is not None:
-                    await self._put_back_orphans(self._fetcher.suspected_at)
-            except DATABASE_ERRORS as error:
-                log.warning("could not send a heartbeat: %s", error)
-                rest = min(1.0, rest)
-
-    async def _watch_lease(self) -> None:
-        """Let go in time: a heartbeat may hang in a dead connection for longer than the lease lasts."""
-        while True:
-            if self._lease.trusted:
-                await asyncio.sleep(self._lease.left)
-            else:
-                self._let_go("no heartbeat got through for too long")
-                await asyncio.sleep(0.1)
-
-    def _let_go(self, why: str) -> None:
-        if held := [claimed for claimed in self._hands.held.values() if not claimed.lost]:
-            log.error("%s: letting go of %s job(s)", why, len(held))
-        self._hands.unstarted()
-        for claimed in held:
-            claimed.lost = True
-            claimed.interrupt()
-        if held:
-            self._fetcher.suspect()  # should the lease turn out to be ours still, they are ours and nobody runs them
-
-    async def _put_back_orphans(self, suspected_at: float) -> None:
-        """Put back the running jobs in our name that are not in our hands.
-
-        No claim may be under way meanwhile. What is in our hands leaves them only after the database has said so, or
-        when it is let go, which is a suspicion of its own.
-        """
-        async with self._fetcher.claiming:
-            began = time.monotonic()
-            params = {"worker": self._lease.worker, "jobs": list(self._hands.held)}
-            rows = await self._carrier.execute(Query(SQL["orphans"], params, nothing))
-        if began - suspected_at > _SUSPICION and self._fetcher.suspected_at == suspected_at:
-            self._fetcher.suspected_at = None
-        if rows[0][0]:
-            log.warning("put back %s job(s) that were in this worker's name and not in its hands", rows[0][0])
-            self._fetcher.wake()
+    def _consume(self, handling: Handling, name: str, listener: Listener, until_idle: bool) -> Consumer | None:
+        """Return what consumes subscriptions, where there are handlers for any."""
+        if not len(self._handlers):
+            return None
+        return Consumer(
+            self._carrier,
+            list(self._handlers),
+            handling,
+            concurrency=self.concurrency,
+            lease=self._lease_length,
+            name=name,
+            poll=self._poll,
+            hinted=lambda: listener.works,
+            until_idle=until_idle,
+        )
 
     # Hints -----------------------------------------------------------------------------------------------------------
 
     def _heard(self, payload: str) -> None:
         kind, _, what = payload.partition(" ")
         if kind == "cancel" and what.isdecimal():
-            self._cancel(int(what))
+            self._crew.cancel(int(what))
         elif kind == "" or (kind == "queue" and what in self.queues):
             self._fetcher.wake()
+        if payload in {"", "\tcron:"}:
+            self._ticker.wake()
+        if payload in {"", "\tevents:"} and self._consumer is not None:
+            self._consumer.wake()
 
-    def _cancel(self, job: int) -> None:
-        if (claimed := self._hands.held.get(job)) is not None and not claimed.cancelled:
-            log.info("job %s (%s) is to be cancelled", claimed.job, claimed.task)
-            claimed.cancelled = True
-            claimed.interrupt()
+    def _ticked(self, queues: frozenset[str]) -> None:
+        if not queues.isdisjoint(self.queues):
+            self._fetcher.wake()
 
     async def _notify(self, payload: str) -> None:
         await self._carrier.execute(Query(SQL["notify"], {"payload": payload}, nothing))
@@ -350,21 +252,6 @@ class Worker:
             return self._poll
         return 30.0 if listener.works else 1.0
 
-    async def _write_progress(self) -> None:
-        """Write what handlers said of their progress, once a second, all in one statement."""
-        while True:
-            await asyncio.sleep(1.0)
-            changed = [claimed for claimed in self._hands.held.values() if claimed.progress_changed]
-            if not changed:
-                continue
-            for claimed in changed:
-                claimed.progress_changed = False
-            params = {
-                "worker": self._lease.worker,
-                "jobs": [claimed.job for claimed in changed],
-                "tokens": [claimed.token for claimed in changed],
-                "progress": [claimed.progress for claimed in changed],
-                "notes": [claimed.note for claimed in changed],
-            }
-            with contextlib.suppress(*DATABASE_ERRORS):  # progress is for show; the next one tells more
-                await self._carrier.execute(Query(SQL["progress"], params, nothing))
+    def _longest_doze(self, listener: Listener) -> float:
+        """How long to go without a look at the schedules: they change seldom, and who adds one that is due says so."""
+        return 60.0 if self._poll is None and listener.works else self._longest_sleep(listener)
