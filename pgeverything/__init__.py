@@ -1,10 +1,19 @@
 """Job queue, event log, pub/sub, locks, cache, cron, audit trail and dead letters on the Postgres you already run."""
 
-from .app import AsyncPgEverything, PgEverything
-from .dead_letters import AsyncDeadLetters, DeadLetters
+from .app import AsyncBound, AsyncPgEverything, Bound, PgEverything
+from .audit import AsyncAuditTrail, AuditTrail, Entry
+from .cache import AsyncCache, Cache, CacheStats
+from .dead_letters import AsyncDeadLetters, DeadDelivery, DeadLetters
 from .errors import (
+    AuditError,
+    AuditGap,
+    CacheError,
+    CannotRevert,
+    ComputeFailed,
     ConfigurationError,
     DuplicateJob,
+    EntryNotFound,
+    EventError,
     InvalidArgument,
     InvalidTaskArguments,
     JobError,
@@ -12,29 +21,67 @@ from .errors import (
     JobLost,
     JobNotFound,
     JobStateError,
+    LeaseLost,
     LocalServerError,
+    LockError,
+    LockNotAcquired,
+    MessageLost,
     NotMigrated,
     PgEverythingError,
     QueueFull,
+    RetentionGap,
+    ScheduleNotFound,
     SchemaError,
     SchemaTooNew,
+    SubscriptionError,
+    SubscriptionNotFound,
     TaskError,
     UnknownTask,
+    UnsafeRead,
     WaitTimeout,
+    WrongVersion,
 )
+from .events import AsyncEventLog, Event, EventLog
 from .jobs import AsyncJobQueue, Job, JobQueue
+from .locks import AsyncLease, AsyncLocks, Lease, Locks
+from .pubsub import AsyncMessage, AsyncPubSub, Message, PubSub, Subscription
 from .retry import Retry
+from .scheduler import AsyncScheduler, Schedule, Scheduler, Tick
 from .signals import Cancel, Reject, Snooze
 from .worker.context import JobContext
 
 __all__ = [
+    "AsyncAuditTrail",
+    "AsyncBound",
+    "AsyncCache",
     "AsyncDeadLetters",
+    "AsyncEventLog",
     "AsyncJobQueue",
+    "AsyncLease",
+    "AsyncLocks",
+    "AsyncMessage",
     "AsyncPgEverything",
+    "AsyncPubSub",
+    "AsyncScheduler",
+    "AuditError",
+    "AuditGap",
+    "AuditTrail",
+    "Bound",
+    "Cache",
+    "CacheError",
+    "CacheStats",
     "Cancel",
+    "CannotRevert",
+    "ComputeFailed",
     "ConfigurationError",
+    "DeadDelivery",
     "DeadLetters",
     "DuplicateJob",
+    "Entry",
+    "EntryNotFound",
+    "Event",
+    "EventError",
+    "EventLog",
     "InvalidArgument",
     "InvalidTaskArguments",
     "Job",
@@ -45,19 +92,37 @@ __all__ = [
     "JobNotFound",
     "JobQueue",
     "JobStateError",
+    "Lease",
+    "LeaseLost",
     "LocalServerError",
+    "LockError",
+    "LockNotAcquired",
+    "Locks",
+    "Message",
+    "MessageLost",
     "NotMigrated",
     "PgEverything",
     "PgEverythingError",
+    "PubSub",
     "QueueFull",
     "Reject",
+    "RetentionGap",
     "Retry",
+    "Schedule",
+    "ScheduleNotFound",
+    "Scheduler",
     "SchemaError",
     "SchemaTooNew",
     "Snooze",
+    "Subscription",
+    "SubscriptionError",
+    "SubscriptionNotFound",
     "TaskError",
+    "Tick",
     "UnknownTask",
+    "UnsafeRead",
     "WaitTimeout",
+    "WrongVersion",
 ]
 
 __version__ = "0.1.0"

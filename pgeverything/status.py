@@ -4,48 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
+from .doctor.modules import schedules
+from .doctor.queues import starved
+from .doctor.server import STANDBY
+from .doctor.workers import WorkerStatus, silent, workers
 from .engine.plan import Plan, Query, same
 from .engine.statements import statements
+from .errors import SchemaTooNew
 from .jobs.control import queues
 from .jobs.read import counts
 from .jobs.values import Queue, State
 from .schema import migrate
 
 SQL = statements("status")
-
-PATIENCE = 30.0  # seconds that work may lie without a live worker: less is a deployment, not a fault
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """A registered worker process.
-
-    `heartbeat_age` and `lease` are in seconds; it is `alive` while its last heartbeat is younger than its lease.
-    `running` counts the jobs in its name; `finished`, `failed` and `refused` are what it reports with its heartbeats.
-    """
-
-    id: int
-    name: str
-    queues: Sequence[str]
-    concurrency: int
-    started_at: datetime
-    heartbeat_age: float
-    lease: float
-    alive: bool
-    asleep: bool
-    running: int
-    finished: int
-    failed: int
-    refused: int
+DOCTOR = statements("doctor")
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of it; `problems` are sentences that say what is wrong and what to do, none when all is well.
+    """All of it; `problems` and `warnings` are sentences that say what is wrong and what to do.
 
-    While a migration is pending there is nothing more to know: workers, queues and counts are empty.
+    While a migration is pending, or one is too new for this library, there is nothing more to know: workers, queues and
+    counts are empty.
     """
 
     server: str
@@ -59,24 +40,28 @@ class Status:
     queues: Sequence[Queue]
     counts: dict[State, int]
     problems: Sequence[str]
-
-
-def workers() -> Plan[list[WorkerStatus]]:
-    """Return every registered worker, the oldest first; those that fell silent stay until others take their jobs."""
-    return (yield from Query(SQL["workers"], {}, lambda rows: [WorkerStatus(*row) for row in rows]))
+    warnings: Sequence[str]
 
 
 def status(schema: str) -> Plan[Status]:
-    """Look at everything once, and judge it."""
+    """Look at everything once; `doctor` judges it more thoroughly."""
     server, database, role, standby = (yield from Query(SQL["server"], {}, same))[0]
     history = yield from migrate.status(schema)
     pending = [f"{each.version:04d} {each.name}" for each in history if each.applied_at is None]
     migration = max((each.version for each in history if each.applied_at is not None), default=0)
-    if pending:
-        what = f"schema {schema!r} lacks {', '.join(pending)}: run `pgeverything migrate`"
-        return Status(server, database, role, standby, schema, migration, pending, [], [], {}, [what])
+    what = f"schema {schema!r} lacks {', '.join(pending)}: run `pgeverything migrate`" if pending else None
+    try:
+        yield from migrate.verify(schema, pending_is_fine=True)
+    except SchemaTooNew as error:
+        what = str(error)
+    if what is not None:
+        return Status(server, database, role, standby, schema, migration, pending, [], [], {}, [what], [])
     registered = yield from workers()
-    starved = yield from Query(SQL["starved"], {"patience": PATIENCE}, same)
+    oldest = yield from Query(DOCTOR["oldest"], {}, same)
+    checks = [starved(oldest), silent(registered), *(yield from schedules())]
+    problems = [str(check) for check in checks if check.verdict == "problem"]
+    if standby:
+        problems.insert(0, f"{STANDBY}: connect to the primary")
     return Status(
         server,
         database,
@@ -88,29 +73,6 @@ def status(schema: str) -> Plan[Status]:
         registered,
         (yield from queues()),
         (yield from counts()),
-        problems(registered, [(queue, age) for queue, age in starved], standby=standby),
+        problems,
+        [str(check) for check in checks if check.verdict == "warning"],
     )
-
-
-def problems(registered: Sequence[WorkerStatus], starved: Sequence[tuple[str, float]], *, standby: bool) -> list[str]:
-    """Say what is wrong.
-
-    Args:
-        registered: the workers.
-        starved: queues whose work nobody takes, and for how many seconds its oldest has lain.
-        standby: whether the server is one that takes no writes.
-    """
-    found = []
-    if standby:
-        found.append("this server is a standby, which takes no writes: connect to the primary")
-    found += [
-        f"queue {queue!r} has work that is {age:.0f} s old and no live worker: start one that serves it"
-        for queue, age in starved
-    ]
-    found += [
-        f"worker {each.name} was last heard {each.heartbeat_age:.0f} s ago (its lease is {each.lease:g} s) and has "
-        f"{each.running} job(s): any live worker takes them over"
-        for each in registered
-        if not each.alive
-    ]
-    return found

@@ -1,23 +1,26 @@
-"""``pgeverything dead``: what failed for good, and what to do about it."""
+"""``pgeverything dead``: jobs and messages that failed for good, and what to do about them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..app import Bound
+from ..dead_letters import DeadDelivery, DeadGroup, DeadLetter
 from .jobs import show_job
 from .options import json_option, on_database
-from .output import emit_json, emit_table, progress_bar, say
+from .output import emit_fields, emit_json, emit_table, progress_bar, say, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _queue = click.option("--queue")
 _task = click.option("--task")
+_subscription = click.option("--subscription", help="Only messages of this subscription.")
 _fingerprint = click.option("--fingerprint", help="As `dead groups` shows it.")
 
 
@@ -30,45 +33,55 @@ def dead() -> None:
 @_queue
 @_task
 @_fingerprint
+@_subscription
 @click.option("--limit", type=int, default=50, show_default=True)
 @json_option
 @on_database
-def list_(
-    pg: Bound, *, queue: str | None, task: str | None, fingerprint: str | None, limit: int, as_json: bool
-) -> None:
-    """List dead jobs, latest death first."""
-    found = pg.dead_letters.list(queue=queue, task=task, fingerprint=fingerprint, limit=limit)
+def list_(pg: Bound, *, as_json: bool, **filters: Any) -> None:
+    """List dead jobs and dead messages, latest death first."""
+    found = pg.dead_letters.list(**filters)
     if as_json:
         emit_json(found)
         return
     emit_table(
-        ("id", "queue", "task", "died", "fingerprint", "redriven", "reason", "error"),
-        (
-            (j.id, j.queue, j.task, j.finished_at, j.fingerprint, j.redriven, j.reason, (j.error or {}).get("message"))
-            for j in found
-        ),
+        ("id", "of", "task or event", "died", "fingerprint", "redriven", "why"),
+        map(_row, found),
     )
+
+
+def _row(letter: DeadLetter) -> tuple[object, ...]:
+    message = (letter.error or {}).get("message")
+    why = ": ".join(each for each in (letter.reason, message) if each)
+    known = letter.fingerprint, letter.redriven, why
+    if isinstance(letter, DeadDelivery):
+        topic = letter.event.topic if letter.event is not None else "dropped"
+        return letter.id, letter.subscription, f"{topic} at {letter.position}", letter.died_at, *known
+    return letter.id, letter.queue, letter.task, letter.finished_at, *known
 
 
 @dead.command()
 @_queue
 @_task
+@_subscription
 @click.option("--limit", type=int, default=50, show_default=True)
 @json_option
 @on_database
-def groups(pg: Bound, *, queue: str | None, task: str | None, limit: int, as_json: bool) -> None:
-    """Group dead jobs by what they died of, the largest group first."""
-    found = pg.dead_letters.groups(queue=queue, task=task, limit=limit)
+def groups(pg: Bound, *, as_json: bool, **filters: Any) -> None:
+    """Group dead letters by what they died of, the largest group first."""
+    found = pg.dead_letters.groups(**filters)
     if as_json:
         emit_json(found)
         return
     emit_table(
-        ("jobs", "fingerprint", "task", "first", "last", "latest id", "error"),
-        (
-            (g.count, g.fingerprint, g.task, g.first_at, g.last_at, g.latest_id, _error(g.error_type, g.error_message))
-            for g in found
-        ),
+        ("count", "fingerprint", "of", "first", "last", "latest id", "error"),
+        map(_group_row, found),
     )
+
+
+def _group_row(group: DeadGroup) -> tuple[object, ...]:
+    error = _error(group.error_type, group.error_message)
+    name = group.task or group.subscription
+    return group.count, group.fingerprint, name, group.first_at, group.last_at, group.latest_id, error
 
 
 def _error(kind: str | None, message: str | None) -> str:
@@ -80,8 +93,19 @@ def _error(kind: str | None, message: str | None) -> str:
 @json_option
 @on_database
 def show(pg: Bound, *, id: int, as_json: bool) -> None:  # noqa: A002
-    """Show everything about one dead job."""
-    show_job(pg, pg.dead_letters.get(id), as_json=as_json)
+    """Show everything about one dead job or message."""
+    letter = pg.dead_letters.get(id)
+    if not isinstance(letter, DeadDelivery):
+        show_job(pg, letter, as_json=as_json)
+        return
+    if as_json:
+        emit_json(letter)
+        return
+    error = dict(letter.error or {})
+    event = {} if letter.event is None else {f.name: getattr(letter.event, f.name) for f in fields(letter.event)}
+    known = {f.name: getattr(letter, f.name) for f in fields(letter) if f.name not in ("event", "error", "position")}
+    emit_fields(known | event | {"error": _error(error.get("type"), error.get("message"))})
+    click.echo(shown(error.get("traceback") or ""), nl=False)
 
 
 def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,6 +114,7 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
         _queue,
         _task,
         _fingerprint,
+        _subscription,
         click.option("--everything", is_flag=True, help="Needed where there is no id and no filter."),
         click.option("--limit", type=int, help="At most so many."),
         click.option("--dry-run", is_flag=True, help="Only count."),
@@ -102,8 +127,8 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dead.command()
 @_filters
-@click.option("--to-queue", help="Run them on this queue; they remember where they died.")
-@click.option("--rate", type=float, help="Jobs a second; default: all at once.")
+@click.option("--to-queue", help="Only jobs: run them on this queue; they remember where they died.")
+@click.option("--rate", type=float, help="So many a second; default: all at once.")
 @on_database
 def redrive(
     pg: Bound,
@@ -115,13 +140,15 @@ def redrive(
     everything: bool,
     **options: Any,
 ) -> None:
-    """Give dead jobs a fresh life, oldest death first.
+    """Give dead jobs and messages a fresh life, oldest death first.
 
-    Interrupted, each job is either moved or still dead; the same command goes on where it stopped.
+    Interrupted, each is either moved or still dead; the same command goes on where it stopped.
     """
-    filters = {name: options[name] for name in ("queue", "task", "fingerprint")} | {"everything": everything}
+    filters = {name: options[name] for name in ("queue", "task", "fingerprint", "subscription")}
+    filters |= {"everything": everything}
     _refuse_nothing(ids, filters)
-    expected = pg.dead_letters.redrive(ids or None, **filters, limit=limit, dry_run=True)
+    to_queue = options["to_queue"]
+    expected = pg.dead_letters.redrive(ids or None, **filters, limit=limit, to_queue=to_queue, dry_run=True)
     done = expected
     if not dry_run:
         with _told("redriven", expected) as progress:
@@ -129,11 +156,11 @@ def redrive(
                 ids or None,
                 **filters,
                 limit=limit,
-                to_queue=options["to_queue"],
+                to_queue=to_queue,
                 rate=options["rate"],
                 progress=progress,
             )
-    _tell("redriven", done, expected, dry_run=dry_run, as_json=as_json)
+    _tell("redriven", ids, done, expected, dry_run=dry_run, as_json=as_json)
 
 
 @dead.command()
@@ -142,9 +169,9 @@ def redrive(
 def discard(
     pg: Bound, *, ids: tuple[int, ...], limit: int | None, dry_run: bool, as_json: bool, **filters: Any
 ) -> None:
-    """End dead jobs for good; they join the finished ones as cancelled.
+    """End dead letters for good. Jobs join the finished ones as cancelled, messages are forgotten.
 
-    Interrupted, each job is either discarded or still dead; the same command goes on where it stopped.
+    Interrupted, each is either discarded or still dead; the same command goes on where it stopped.
     """
     _refuse_nothing(ids, filters)
     expected = pg.dead_letters.discard(ids or None, **filters, limit=limit, dry_run=True)
@@ -152,12 +179,12 @@ def discard(
     if not dry_run:
         with _told("discarded", expected) as progress:
             done = pg.dead_letters.discard(ids or None, **filters, limit=limit, progress=progress)
-    _tell("discarded", done, expected, dry_run=dry_run, as_json=as_json)
+    _tell("discarded", ids, done, expected, dry_run=dry_run, as_json=as_json)
 
 
 def _refuse_nothing(ids: tuple[int, ...], filters: dict[str, Any]) -> None:
     if not ids and not any(filters.values()):
-        raise click.UsageError("say which: ids, --queue, --task or --fingerprint, or --everything")
+        raise click.UsageError("say which: ids, --queue, --task, --fingerprint or --subscription, or --everything")
 
 
 @contextmanager
@@ -174,14 +201,16 @@ def _told(what: str, expected: int) -> Iterator[Callable[[int], None]]:
         try:
             yield progress
         except KeyboardInterrupt:
-            say(f"{done} job(s) {what}, the rest are dead as before")
+            say(f"{done} {what}, the rest are dead as before")
             raise
 
 
-def _tell(what: str, done: int, expected: int, *, dry_run: bool, as_json: bool) -> None:
+def _tell(what: str, ids: tuple[int, ...], done: int, expected: int, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         emit_json({what: done, "dry_run": dry_run})
         return
-    say(f"{done} job(s) would be {what}" if dry_run else f"{done} job(s) {what}")
+    say(f"{done} would be {what}" if dry_run else f"{done} {what}")
+    if expected < len(set(ids)):
+        say(f"the other {len(set(ids)) - expected} are no dead letters")
     if done < expected:
         say(f"{expected - done} stay dead: other unfinished jobs have their unique keys, or somebody took them first")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import click
 
-from .output import emit_table
+from .output import counted, emit_table
 
 if TYPE_CHECKING:
     from ..demo.report import Account, Report
@@ -19,30 +21,41 @@ _PLAIN_EVERY = 2.0  # seconds between lines where there is no terminal
 @click.option("--url", metavar="URL", help="A database instead of the private local server.")
 @click.option("--files", type=click.IntRange(1), metavar="N", help="Only N files, for a quicker look.")
 def demo(url: str | None, files: int | None) -> None:
-    """Parse Python's standard library with two worker processes, and kill one of them half way.
+    """See it work: two workers parse the standard library, one is killed.
 
     Needs nothing but this package: it uses the private local server, whatever $DATABASE_URL says, unless --url is
-    given. It drops and makes a schema of its own, pgeverything_demo, and leaves it for you to look at:
-    `pgeverything jobs list --schema pgeverything_demo`. Exit code 1 when a single file is lost.
+    given. It drops and makes two schemas of its own, pgeverything_demo and pgeverything_demo_tables, and leaves them
+    for you to look at: `pgeverything jobs list --schema pgeverything_demo`. Exit code 1 when a single file is lost.
     """
     from ..demo.run import run  # noqa: PLC0415 - no other command needs it
     from ..settings import conninfo  # noqa: PLC0415
 
-    hint = "your --url"
+    private = url is None
     if url is None:
         from ..local import ensure  # noqa: PLC0415
 
         server = ensure()
         url = server.url
-        hint = f"--url '{url}'"
         click.echo(f"PostgreSQL {server.version}, the private local server at {server.data_dir}")
     with _Show() as show:
         report = run(conninfo(url), files, show)
     _print(report)
-    click.echo(f"\nlook around with `pgeverything jobs list --schema pgeverything_demo` and {hint}")
+    _print_next(url if private else None)
     if not report.balanced:
-        click.echo("jobs were lost or counted twice: this is a bug", err=True)
+        click.echo("jobs were lost or counted twice, or the report built or cached wrongly: this is a bug", err=True)
         raise click.exceptions.Exit(1)
+
+
+def _print_next(private: str | None) -> None:
+    """Say how to look around, in lines to paste, and how to end the server that we have started."""
+    called = sys.argv[0] if sys.argv[0].endswith("pgeverything") else "pgeverything"
+    url = shlex.quote(private) if private else "..."
+    click.echo("\nlook around, and stop the server when you have seen enough:" if private else "\nlook around:")
+    click.echo(f"  export PGEVERYTHING_URL={url}")
+    for command in ("status", "jobs list", "dead groups"):
+        click.echo(f"  {called} {command} --schema pgeverything_demo")
+    if private:
+        click.echo(f"  {called} local stop")
 
 
 class _Show:
@@ -99,6 +112,8 @@ def _print(report: Report) -> None:
         f"the kill       {kill.rescued} jobs rescued, back in line after {kill.back:.1f} s, the last run again after "
         f"{kill.again:.1f} s; {kill.twice} started twice"
     )
+    delays = ", ".join(f"{delay * 1000:.1f}" for delay in report.ticks.delays)
+    click.echo(f"the schedule   {report.ticks.ran} ticks ran, enqueued {delays} ms after their time")
     if report.groups:
         click.echo("\ndead letters by error")
         emit_table(
@@ -112,12 +127,37 @@ def _print(report: Report) -> None:
             f"that reads up to the first error: {redrive.finished} finished"
         )
         click.echo(_sum(report.after))
+    _print_log(report)
     click.echo("\nthe largest modules")
     emit_table(
         ("lines", "functions", "classes", "module"),
         ((m.lines, m.functions, m.classes, m.path) for m in report.largest),
     )
     click.echo(f"\n{report.seconds:.0f} s in all")
+
+
+def _print_log(report: Report) -> None:
+    """What was made of the parsed files."""
+    totals, trail, sums, cached = report.totals, report.trail, report.sums, report.cached
+    verdict = "their sum, the killed worker's included" if totals.equal else "NOT THEIR SUM"
+    click.echo(
+        f"\nthe log        {totals.events} events, one for each finished file; "
+        f"the totals of {totals.packages} packages are {verdict}"
+    )
+    verdict = "it holds the same" if totals.rebuilt else "it DOES NOT HOLD THE SAME"
+    click.echo(f"the replay     the table emptied and the subscription rewound: {totals.seconds:.1f} s later {verdict}")
+    verdict = "what it was" if trail.as_of else "NOT WHAT IT WAS"
+    click.echo(
+        f"the trail      {trail.changes} changes of the row {trail.package!r}, last by {trail.actor}, {trail.reason}; "
+        f"the redrive changed {counted(trail.changed, 'row')}, and the table as of before is {verdict}"
+    )
+    click.echo(
+        f"\nthe report     {sums.asked} jobs in {counted(sums.processes, 'process', 'processes')} asked for its lock, "
+        f"{sums.built} built it (token {sums.token}): "
+        f"{sums.lines} lines, {sums.functions} functions, {sums.classes} classes"
+    )
+    verdict = "what was cached before is gone" if report.fresh else f"WRONG, {set(cached.lines)}"
+    click.echo(f"the cache      {cached.asked} jobs read its lines, {cached.computed} from the table: {verdict}")
 
 
 def _sum(account: Account) -> str:

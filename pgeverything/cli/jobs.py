@@ -10,8 +10,8 @@ import click
 
 from ..app import Bound
 from ..jobs.values import ENDED, STATES, Job, State
-from .options import json_option, on_database
-from .output import emit_fields, emit_json, emit_table, say
+from .options import instant, json_option, on_database
+from .output import counted, emit_fields, emit_json, emit_table, say
 
 _id = click.argument("id", type=int, metavar="ID")
 _ids = click.argument("ids", type=int, nargs=-1, required=True, metavar="ID...")
@@ -35,11 +35,7 @@ def jobs() -> None:
 @click.option("--queue", default="default", show_default=True)
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher runs first.")
 @click.option("--delay", metavar="DURATION", help="How long from now it is due: 30s, 5m, 1h30m, 2d.")
-@click.option(
-    "--run-at",
-    type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M%z"]),
-    help="When it is due, with its time zone.",
-)
+@click.option("--run-at", metavar="TIME", help="When it is due: 2030-01-31T09:00+01:00.")
 @click.option("--unique-key", help="No second unfinished job of this task with this key.")
 @click.option("--on-duplicate", type=click.Choice(["skip", "raise", "replace"]), default="skip", show_default=True)
 @click.option("--ordering-key", help="Jobs of one key run one at a time, in order.")
@@ -57,6 +53,7 @@ def enqueue(
     pairs: tuple[str, ...],
     headers: tuple[str, ...],
     as_json: bool,
+    run_at: str | None,
     on_duplicate: Literal["skip", "raise", "replace"],
     **options: Any,
 ) -> None:
@@ -64,9 +61,10 @@ def enqueue(
 
     JSON is an object of the handler's parameters by name; `-` reads it from stdin.
     """
-    given = _parse(sys.stdin.read() if args == "-" else args)
+    given = parse_object(sys.stdin.read() if args == "-" else args)
     given |= {name: _value(text) for name, text in map(_pair, pairs)}
-    job = pg.jobs.enqueue(task, given, headers=dict(map(_pair, headers)), on_duplicate=on_duplicate, **options)
+    options |= {"headers": dict(map(_pair, headers)), "run_at": instant(run_at, "run_at")}
+    job = pg.jobs.enqueue(task, given, on_duplicate=on_duplicate, **options)
     if as_json:
         emit_json(job)
     else:
@@ -78,7 +76,8 @@ def enqueue(
         raise click.exceptions.Exit(1)
 
 
-def _parse(text: str | None) -> dict[str, Any]:
+def parse_object(text: str | None) -> dict[str, Any]:
+    """Read a job's arguments as a person types them."""
     try:
         value = json.loads(text) if text else {}
     except ValueError as error:
@@ -166,12 +165,12 @@ def show_job(pg: Bound, job: Job, *, as_json: bool) -> None:
 @click.option("--reason", default="cancelled", show_default=True)
 @on_database
 def cancel(pg: Bound, *, ids: tuple[int, ...], reason: str) -> None:
-    """Cancel jobs in whatever state they are; those that run are asked to stop."""
+    """Cancel jobs in any state. Those that run are asked to stop."""
     missed = [each for each in ids if not pg.jobs.cancel(each, reason)]
     for each in missed:
         say(f"job {each} had ended already, or is not known")
     if len(ids) > len(missed):
-        say(f"cancelled {len(ids) - len(missed)} job(s), or asked them to stop where they run")
+        say(f"cancelled {counted(len(ids) - len(missed), 'job')}, or asked to stop what is running")
     if missed:
         raise click.exceptions.Exit(1)
 
@@ -180,7 +179,7 @@ def cancel(pg: Bound, *, ids: tuple[int, ...], reason: str) -> None:
 @_ids
 @on_database
 def retry(pg: Bound, *, ids: tuple[int, ...]) -> None:
-    """Try dead jobs again from their first attempt, and scheduled ones at once."""
+    """Run dead or scheduled jobs now. Dead ones begin anew, from their first attempt."""
     for each in ids:
         pg.jobs.retry(each)
         say(f"job {each} runs again")

@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, TypeVar
 
 import click
@@ -36,6 +37,25 @@ schema_option = click.option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document for programs; a list is an array."
 )
+
+
+def instant(text: str | None, option: str) -> datetime | None:
+    """Return the time that an option says.
+
+    Args:
+        text: ISO 8601 with its offset: jobs start by it, perhaps on machines in other time zones.
+        option: the parameter's name, for the error message.
+    """
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        flag = option.replace("_", "-")
+        raise click.UsageError(f"--{flag} {text!r} must be a time with its offset, as in 2030-01-31T09:00+01:00")
+    return found
 
 
 @contextmanager

@@ -49,6 +49,9 @@ def pause(pg: Bound, *, queue: str) -> None:
     """Stop handing out the jobs of a queue; what runs goes on."""
     pg.jobs.pause(queue)
     say(f"queue {queue!r} is paused")
+    (found,) = [each for each in pg.jobs.queues() if each.name == queue]
+    if not (found.ready or found.waiting or found.scheduled or found.running or found.dead or found.workers):
+        say("it has no jobs and no worker: is that its name? `pgeverything queues list` shows those there are")
 
 
 @queues.command()
@@ -68,19 +71,20 @@ def resume(pg: Bound, *, queue: str) -> None:
 @click.option("--per-key", type=int, help="How many jobs of one ordering key run at once.")
 @on_database
 def configure(pg: Bound, *, queue: str, **options: Any) -> None:
-    """Set the limits of a queue for the whole fleet; those not named stay as they are."""
+    """Set the limits of a queue for the whole fleet. Those not named stay as they are."""
     limits = {name: value for name, value in options.items() if value is not None}
     if not limits:
         raise click.UsageError("name a limit: --max-depth, --on-full, --concurrency or --per-key")
     for name in limits.keys() & {"max_depth", "concurrency"}:
-        limits[name] = _limit(limits[name])
+        limits[name] = _limit(limits[name], name)
     pg.jobs.configure(queue, **limits)
     say(f"queue {queue!r} is configured")
 
 
-def _limit(text: str) -> int | None:
+def _limit(text: str, option: str) -> int | None:
     if text == "none":
         return None
     if not text.isdecimal():
-        raise click.UsageError(f"{text!r} must be a whole number, or none for no limit")
+        flag = option.replace("_", "-")
+        raise click.UsageError(f"--{flag} {text!r} must be a whole number, or none for no limit")
     return int(text)

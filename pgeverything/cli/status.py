@@ -16,10 +16,10 @@ from .output import emit_fields, emit_json, emit_table, say
 @schema_option
 @json_option
 def status(url: str | None, schema: str, *, as_json: bool) -> None:
-    """Show the server, the schema, workers, queues and jobs on one screen.
+    """Show server, schema, workers, queues and jobs on one screen.
 
     Exit code 1 when something is wrong: work that no live worker takes for 30 s, a worker that fell silent, a standby.
-    Exit code 3 when the schema is not migrated.
+    Exit code 3 when the schema is not migrated. `pgeverything doctor` looks at much more.
     """
     with connected(url, schema, migrated=False) as pg:
         found = drive(pg.carrier, look(schema))
@@ -29,6 +29,8 @@ def status(url: str | None, schema: str, *, as_json: bool) -> None:
         _show(found)
     for problem in found.problems:
         say(f"problem: {problem}")
+    for warning in found.warnings:
+        say(f"warning: {warning}")
     if found.problems:
         raise click.exceptions.Exit(3 if found.pending else 1)
 
@@ -38,7 +40,7 @@ def _show(found: Status) -> None:
         {
             "server": f"PostgreSQL {found.server}{', standby' if found.standby else ''}",
             "database": f"{found.database} as {found.role}",
-            "schema": f"{found.schema}, migration {found.migration:04d}",
+            "schema": f"{found.schema}, " + (f"migration {found.migration:04d}" if found.migration else "not there"),
             "jobs": ", ".join(f"{number} {state}" for state, number in found.counts.items() if number) or None,
         }
     )

@@ -49,7 +49,9 @@ def worker(
     supervised: int | None,
     **options: Any,
 ) -> None:
-    """Run the jobs of APP, which is `module:attribute` of a PgEverything or an AsyncPgEverything.
+    """Run the jobs, messages and schedules of APP.
+
+    APP is `module:attribute` of a PgEverything or an AsyncPgEverything, as in shop.tasks:pg.
 
     The module is looked for in the current directory too. The database is the one that APP itself names.
 

@@ -30,6 +30,12 @@ def library_files() -> list[Path]:
     )
 
 
+def package(path: Path) -> str:
+    """Return the top-level package or module that a file belongs to."""
+    root = library()
+    return path.relative_to(root).parts[0].removesuffix(".py") if path.is_relative_to(root) else path.parent.name
+
+
 def ships_broken_files() -> bool:
     """Whether the interpreter came with its test suite, some of whose files are syntax errors on purpose."""
     return (library() / "test" / "test_grammar.py").is_file()

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..doctor.workers import WorkerStatus
 from ..errors import PgEverythingError
-from ..status import WorkerStatus
-from .tasks import JOURNAL, PARSE, PROBE, REPAIR
+from .tasks import JOURNAL, PARSE, PROBE, REPAIR, REPORT
 
 LEASE = "4s"  # not the usual 30 s: a demo should not take that long to show a rescue
 _PROCESSES, _CONCURRENCY = 2, 4
@@ -67,7 +67,7 @@ def fleet(url: str, folder: Path) -> Iterator[Fleet]:
     with ours, log.open("wb") as output:
         with theirs:
             process = subprocess.Popen(  # noqa: S603 - our own command line
-                [*command, *options, f"--queues={PARSE},{REPAIR},{PROBE}", f"--supervised={theirs.fileno()}"],
+                [*command, *options, f"--queues={PARSE},{REPAIR},{PROBE},{REPORT}", f"--supervised={theirs.fileno()}"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

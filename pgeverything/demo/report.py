@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from ..dead_letters import DeadGroup
+from ..events import Event
 from ..jobs.values import Job
+from .schedule import Ticks
+from .totals import Totals, Trail
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,28 @@ class Redrive:
 
 
 @dataclass(frozen=True, slots=True)
+class Sums:
+    """The report that `asked` jobs in `processes` processes were to build, and `built` times was; with its token."""
+
+    asked: int
+    processes: int
+    built: int
+    token: int
+    lines: int
+    functions: int
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """The number of lines that `asked` jobs read through the cache, and `computed` of them from the table."""
+
+    asked: int
+    computed: int
+    lines: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Module:
     """A parsed file."""
 
@@ -80,22 +105,39 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that the demo has to show. The second account is from after the redrive."""
+    """All that the demo has to show.
+
+    The second account is from after the redrive; what was cached is from before the report was built and from after.
+    """
 
     account: Account
     speed: Speed
     kill: Kill
     latency: Latency
+    ticks: Ticks
     groups: Sequence[DeadGroup]
     redrive: Redrive | None
     after: Account
+    totals: Totals
+    trail: Trail
+    sums: Sums
+    before: Cached
+    cached: Cached
     largest: Sequence[Module]
     seconds: float
 
     @property
     def balanced(self) -> bool:
-        """Whether nothing was lost and nothing counted twice."""
-        return self.account.balanced and self.after.balanced
+        """Whether nothing was lost or counted twice, the report built once, and nothing old read after that."""
+        counted = self.totals.equal and self.totals.rebuilt and self.totals.events == self.after.finished
+        once = self.sums.built == 1 and self.fresh
+        return self.account.balanced and self.after.balanced and counted and self.trail.as_of and once
+
+    @property
+    def fresh(self) -> bool:
+        """Whether each time one job computed what is cached, and all read what was true."""
+        reads = (self.before, 0), (self.cached, self.sums.lines)
+        return all(read.computed == 1 and read.lines == {lines} for read, lines in reads)
 
 
 def account(files: Sequence[Path], jobs: Sequence[Job]) -> Account:
@@ -146,13 +188,9 @@ def latency(jobs: Sequence[Job]) -> Latency:
     return Latency(len(delays), delays[len(delays) // 2], delays[int(len(delays) * 0.99)])
 
 
-def largest(jobs: Sequence[Job], root: Path, most: int = 10) -> list[Module]:
+def largest(parsed: Iterable[Event], root: Path, most: int = 10) -> list[Module]:
     """Return the files with most lines."""
-    modules = [
-        Module(_short(Path(job.args["path"]), root), **job.result)
-        for job in jobs
-        if job.state == "succeeded" and job.result
-    ]
+    modules = [Module(**event.data | {"path": _short(Path(event.data["path"]), root)}) for event in parsed]
     return sorted(modules, key=lambda module: -module.lines)[:most]
 
 

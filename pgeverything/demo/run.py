@@ -13,17 +13,19 @@ import psycopg
 
 from ..app import PgEverything
 from ..dead_letters import DeadGroup
+from ..doctor.workers import WorkerStatus, workers
 from ..engine.carriers import PsycopgCarrier
 from ..engine.plan import drive
 from ..errors import NotMigrated
 from ..jobs.values import ENDED, Job
 from ..schema import migrate as migrations
-from ..status import WorkerStatus, workers
-from . import files, report
+from . import files, report, schedule
 from .fleet import DemoFailed, Fleet, fleet
-from .tasks import PARSE, PROBE, REPAIR, SCHEMA
+from .tasks import PARSE, PARSED, PROBE, REPAIR, REPORT, SCHEMA, TABLES
+from .totals import Projection
 
 _PROBES = 100
+_ASKED = 200  # jobs that are to build the report
 _PATIENCE = 60.0  # seconds without any progress after which something is wrong
 _LOOK = 0.1  # seconds between looks at how far it is
 
@@ -44,7 +46,8 @@ def run(url: str, most: int | None, show: Show) -> report.Report:
     """Run the demo.
 
     Args:
-        url: the database; the schema `pgeverything_demo` in it is dropped and made again.
+        url: the database; the schemas `pgeverything_demo` and `pgeverything_demo_tables` in it are dropped and made
+            again.
         most: how many of the standard library's files at most; None for all.
         show: told of every step.
 
@@ -59,42 +62,66 @@ def run(url: str, most: int | None, show: Show) -> report.Report:
     ):
         folder = Path(temporary)
         carrier = PsycopgCarrier(connection, SCHEMA)
-        _new_schema(carrier)
-        show.say(f"made the schema {SCHEMA}")
+        _new_schemas(carrier)
+        pg.audit.track(f"{TABLES}.totals", require_actor=True)
+        show.say(f"made the schemas {SCHEMA} and {TABLES}")
         chosen = _choose(most, folder, show)
         with fleet(url, folder) as running:
             show.say(f"started `{running.command}`")
-            course = _Course(pg, carrier, running, show)
+            course, projection = _Course(pg, carrier, running, show), Projection(pg, running.check)
             pid, killed_at = course.parse(chosen)
             jobs = course.jobs()
             first = report.account(chosen, jobs)
             kill = report.kill(pid, killed_at, jobs, course.rescues(jobs), folder)
             groups = pg.dead_letters.groups()
+            was, then = projection.settled(), course.clock()
+            ticks = schedule.run(pg, show.say, running.check)
             latency = report.latency(course.probe())
             redrive = course.redrive(groups[0]) if groups else None
             after = course.jobs()
+            show.say("comparing the totals with the log, and making them anew from it")
+            totals = projection.totals()
+            trail = projection.trail("test" if "test" in was else next(iter(was)), then, was)
+            before = course.read()
+            sums = course.sums()
+            cached = course.read()
+            largest = report.largest(pg.events.read(PARSED), files.library())
         return report.Report(
             account=first,
             speed=report.speed(jobs),
             kill=kill,
             latency=latency,
+            ticks=ticks,
             groups=groups,
             redrive=redrive,
             after=report.account(chosen, after),
-            largest=report.largest(after, files.library()),
+            totals=totals,
+            trail=trail,
+            sums=sums,
+            before=before,
+            cached=cached,
+            largest=largest,
             seconds=time.monotonic() - began,
         )
 
 
-def _new_schema(carrier: PsycopgCarrier) -> None:
+def _new_schemas(carrier: PsycopgCarrier) -> None:
     try:
         alive = [each for each in drive(carrier, workers()) if each.alive]
     except NotMigrated:
         alive = []  # the usual case, or what an older release left
     if alive:
         raise DemoFailed(f"another demo runs in this database (worker {alive[0].name}): wait until it has ended")
-    carrier.connection.execute(f"drop schema if exists {SCHEMA} cascade")
+    carrier.connection.execute(f"drop schema if exists {SCHEMA}, {TABLES} cascade")
     drive(carrier, migrations.migrate(SCHEMA))
+    carrier.connection.execute(
+        f"""
+        create schema {TABLES};
+        create table {TABLES}.totals (
+          package text primary key, files bigint, lines bigint, functions bigint, classes bigint);
+        create table {TABLES}.report (token bigint, lines bigint, functions bigint, classes bigint);
+        """
+    )
 
 
 def _choose(most: int | None, folder: Path, show: Show) -> list[Path]:
@@ -135,16 +162,18 @@ class _Course:
     def parse(self, chosen: Sequence[Path]) -> tuple[int, datetime]:
         """Enqueue a job for each file, kill a worker half way, wait for the end; return whom and when."""
         began = time.monotonic()
-        self._pg.jobs.enqueue_many("parse", [{"path": str(path)} for path in chosen], queue=PARSE)
+        self._pg.jobs.enqueue_many(
+            "parse", [{"path": str(path), "package": files.package(path)} for path in chosen], queue=PARSE
+        )
         self._show.say(f"enqueued {len(chosen)} jobs in {time.monotonic() - began:.2f} s")
         self._until(len(chosen), lambda ended, _: ended >= len(chosen) // 2, "two workers")
-        killed_at = self._clock()
+        killed_at = self.clock()
         pid = self._fleet.kill(self.workers())
         self._show.say(f"half way: killed worker process {pid} with SIGKILL")
         self._until(len(chosen), lambda _, open_: open_ == 0, "one killed")
         return pid, killed_at
 
-    def _clock(self) -> datetime:
+    def clock(self) -> datetime:
         """Return the time on the database's clock, which is what jobs are stamped with."""
         now: datetime
         ((now,),) = self._carrier.connection.execute("select clock_timestamp()").fetchall()
@@ -187,3 +216,23 @@ class _Course:
             time.sleep(_LOOK)
         finished = sum(self._pg.jobs.get(each).state == "succeeded" for each in ids)
         return report.Redrive(group, moved, finished)
+
+    def sums(self) -> report.Sums:
+        """Ask both workers for the report many times at once; the lock lets one of them build it."""
+        self._show.say(f"asking for the report {_ASKED} times at once")
+        ids = self._pg.jobs.enqueue_many("build_report", [{}] * _ASKED, queue=REPORT)
+        answers = [self._pg.jobs.wait(each, "30s").result for each in ids]
+        built = sum(answer["built"] for answer in answers)
+        rows = self._carrier.connection.execute(f"select * from {TABLES}.report").fetchall()  # noqa: S608
+        if len(rows) != built:
+            raise self._fleet.failed(f"{built} jobs built the report, and it is there {len(rows)} times")
+        return report.Sums(_ASKED, len({answer["pid"] for answer in answers}), built, *rows[0])
+
+    def read(self) -> report.Cached:
+        """Have both workers read the report's first line many times at once, through the cache."""
+        self._show.say(f"reading the report {_ASKED} times at once, through the cache")
+        ids = self._pg.jobs.enqueue_many("read_report", [{}] * _ASKED, queue=REPORT)
+        answers = [self._pg.jobs.wait(each, "30s").result for each in ids]
+        return report.Cached(
+            _ASKED, sum(answer["computed"] for answer in answers), frozenset(answer["lines"] for answer in answers)
+        )
