@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
     # With pytest-xdist this process is the first, and its workers inherit the choice.
-    config.stash[_OWNER] = server.name_local_server()
+    config.stash[_OWNER] = server.name_local_servers()
     # A run that a CI system or `timeout` ends must not leave its server behind; pytest knows only Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A shell without job control ignores Ctrl-C for what it starts in the background; the programs under test must not.
@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if config.stash.get(_OWNER, False):
-        server.remove_local_server()
+        server.remove_local_servers()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -1,4 +1,8 @@
-"""PgBouncer in transaction mode before the test server: every transaction may meet another server session."""
+"""PgBouncer in transaction mode before the test server: every transaction may meet another server session.
+
+With ``PGEVERYTHING_TEST_PGBOUNCER=1`` all integration tests reach their databases through one, except those that say
+why they cannot. Prepared statements are off then, as a PgBouncer before 1.21 asks for.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,44 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgeverything.local.account import server_account
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 """Where it is, or None."""
+EVERYWHERE = os.environ.get("PGEVERYTHING_TEST_PGBOUNCER", "") not in ("", "0")
+"""Whether all integration tests go through it."""
+ASYNCPG = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": lambda: f"__asyncpg_{uuid.uuid4()}__",
+}
+"""What SQLAlchemy has to tell asyncpg, which prepares whatever it runs."""
+
+
+def needs_a_session(why: str) -> pytest.MarkDecorator:
+    """Mark a test that cannot go through it."""
+    return pytest.mark.skipif(EVERYWHERE, reason=f"not through PgBouncer: {why}")
+
+
+needs_hints = needs_a_session("a hint is heard by the session that listens")
+"""Mark a test of what hints hasten, which without them comes at the next look."""
+
+
+def prepare_nothing() -> None:
+    """Turn prepared statements off in this process and its children: in our connections and in the tests' own."""
+    os.environ["PGEVERYTHING_PREPARE"] = "off"
+    for kind in (psycopg.Connection, psycopg.AsyncConnection):
+        kind.connect.__func__.__kwdefaults__["prepare_threshold"] = None
+
 
 _SETTINGS = """\
 [databases]

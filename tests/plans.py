@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
+import pgeverything.schema
 from pgeverything.engine.carriers import PsycopgCarrier
 from pgeverything.engine.plan import Query, Rows, same
 from pgeverything.engine.statements import statements
 
 SQL = {
     f"{module}.{name}": statement
-    for module in ("jobs", "worker", "dead_letters", "migrate", "status")
+    for module in sorted(file.stem for file in (Path(pgeverything.schema.__file__).parent / "sql").glob("*.sql"))
     for name, statement in statements(module).items()
 }
 """Every named statement, by `module.name`."""
@@ -30,6 +33,8 @@ class Explained:
     Attributes:
         plans: (statement, plan) in the order they ran; those inside a function go by the statement that called it.
     """
+
+    one_transaction = False
 
     def __init__(self, connection: psycopg.Connection[Any], *, generic: bool = False) -> None:
         self.plans: list[tuple[str, dict[str, Any]]] = []
@@ -49,7 +54,16 @@ class Explained:
             self._connection.execute("select set_config('plan_cache_mode', %s, false)", [mode])
         self._running = name
         try:
-            return self._carrier.execute(Query(SQL[name], params, same))
+            with self._connection.transaction() if SQL[name].inside else contextlib.nullcontext():
+                return self._carrier.execute(Query(SQL[name], params, same))
+        finally:
+            self._running = ""
+
+    def sql(self, text: str) -> None:
+        """Run a statement that fires triggers of ours."""
+        self._running = "audit.triggers"
+        try:
+            self._connection.execute(text)  # type: ignore[arg-type]
         finally:
             self._running = ""
 
@@ -69,6 +83,14 @@ def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def read_through(plan: Mapping[str, Any]) -> set[str]:
     """Return the tables that a plan reads from one end to the other."""
     return {str(node["Relation Name"]) for node in nodes(plan) if node["Node Type"] == "Seq Scan"}
+
+
+def rows_read(node: Mapping[str, Any]) -> int:
+    """Return how many rows of its table a node has read that has run: an index can be read through as well."""
+    if "Relation Name" not in node or "Actual Rows" not in node:
+        return 0
+    thrown_away = sum(value for name, value in node.items() if name.startswith("Rows Removed by"))
+    return round((node["Actual Rows"] + thrown_away) * node["Actual Loops"])
 
 
 def sorted_whole(plan: Mapping[str, Any]) -> set[str]:

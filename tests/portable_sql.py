@@ -148,6 +148,8 @@ class Linted:
         connection.add_notice_handler(self._noticed)
         connection.execute("set client_min_messages = log; set debug_pretty_print = off; set track_functions = 'pl'")
 
+    one_transaction = True
+
     def run(self, name: str, /, **params: object) -> Rows:
         """Run a named statement the way the library does."""
         query = Query(SQL[name], params, same)
@@ -156,6 +158,10 @@ class Linted:
     def execute(self, name: str, text: str) -> None:
         """Run any statement."""
         self._shown(name, lambda: self._connection.execute(text))  # type: ignore[arg-type]
+
+    def sql(self, text: str) -> None:
+        """Run a statement that fires triggers; only what those do is ours."""
+        self._shown(text, lambda: self._connection.execute(text))  # type: ignore[arg-type]
 
     def functions_not_called(self) -> list[str]:
         """Return which of our functions this transaction has not called: nothing of theirs was checked."""

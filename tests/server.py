@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 URL_VARIABLE = "PGEVERYTHING_TEST_URL"
 REQUIRE_VARIABLE = "PGEVERYTHING_TEST_REQUIRE"
 _HOME_VARIABLE = "PGEVERYTHING_TEST_LOCAL_HOME"  # the first process of a test run tells the others
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
 _IMAGE = "postgres:18-alpine"
 
 Source = Literal["url", "docker", "local"]
@@ -54,7 +55,8 @@ def choose_source() -> Source:
 def running_server(source: Source, tell: Callable[[str], None]) -> Iterator[str]:
     """Yield the URL of a server, ``postgresql://``, as a role that may create databases.
 
-    The local one is shared by the processes of a parallel test run; ``remove_local_server()`` ends it.
+    Each process of a parallel test run has a local one of its own, so that nobody else's open transactions are in the
+    way of what is tested; ``remove_local_servers()`` ends them.
 
     Args:
         source: where to take it from.
@@ -75,7 +77,7 @@ def running_server(source: Source, tell: Callable[[str], None]) -> Iterator[str]
             else:
                 yield url
                 return
-        yield local.ensure(Path(os.environ[_HOME_VARIABLE]), durable=False).url
+        yield local.ensure(Path(os.environ[_HOME_VARIABLE], _WORKER), durable=False).url
 
 
 def docker_answers() -> bool:
@@ -109,11 +111,11 @@ def _container() -> Iterator[str]:
         yield _plain(server.get_connection_url())
 
 
-def name_local_server() -> bool:
-    """Choose the directory of this test run's local server.
+def name_local_servers() -> bool:
+    """Choose the directory of this test run's local servers.
 
     Returns:
-        Whether this process chose, and so has to end the server; False in the workers of a parallel run.
+        Whether this process chose, and so has to end the servers; False in the workers of a parallel run.
     """
     if _HOME_VARIABLE in os.environ:
         return False
@@ -123,10 +125,11 @@ def name_local_server() -> bool:
     return True
 
 
-def remove_local_server() -> None:
-    """Stop this test run's local server, if it was ever started, and delete it."""
+def remove_local_servers() -> None:
+    """Stop this test run's local servers, as many as were started, and delete them."""
     home = Path(os.environ.pop(_HOME_VARIABLE))
-    local.stop(home)
+    for each in home.glob("*"):
+        local.stop(each)
     shutil.rmtree(home, ignore_errors=True)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from pgeverything import PgEverything
+from pgeverything import PgEverything, local
 from tests import server
 
 from .fleet import Fleet
@@ -72,6 +75,15 @@ def new_fleet(tmp_path: Path) -> Iterator[Callable[[str], Fleet]]:
 @pytest.fixture
 def fleet(url: str, new_fleet: Callable[[str], Fleet]) -> Fleet:
     return new_fleet(url)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """The directory of a server of the test's own; not under pytest's, which the server's account could not enter."""
+    home = Path(tempfile.gettempdir()).resolve() / f"pgeverything-restarted-{secrets.token_hex(6)}"
+    yield home
+    local.stop(home)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture

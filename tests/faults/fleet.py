@@ -30,18 +30,20 @@ def eventually(condition: Callable[[], T], what: str | Callable[[], str], within
 
 @dataclass
 class Fleet:
-    """Workers of :mod:`tests.faults.app` on one database.
+    """Workers of one program on one database.
 
     Attributes:
         url: the database.
         directory: holds their logs, the journal and the gate.
         killed: the process ids that a test has killed.
+        program: the module that they run.
     """
 
     url: str
     directory: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     killed: set[int] = field(default_factory=set)
+    program: str = "tests.faults.app"
 
     @property
     def journal(self) -> Path:
@@ -62,7 +64,7 @@ class Fleet:
         }
         with (self.directory / f"worker-{len(self.processes)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.app"],
+                [sys.executable, "-m", self.program],
                 env=environment,
                 cwd=REPOSITORY,
                 stdin=subprocess.DEVNULL,

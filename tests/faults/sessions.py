@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import psycopg
 
-from pgeverything import PgEverything
+from pgeverything import Event, PgEverything
 from pgeverything.app import Bound
 from pgeverything.engine.carriers import PsycopgCarrier
 from pgeverything.engine.plan import Query, Rows, same
@@ -22,6 +22,8 @@ from pgeverything.engine.statements import statements
 from .fleet import eventually
 
 WORKER = statements("worker")
+EVENTS = statements("events")
+PUBSUB = statements("pubsub")
 
 
 class Session:
@@ -52,6 +54,14 @@ class Session:
         """Run a statement of the worker."""
         return PsycopgCarrier(self.connection, "pgeverything").execute(Query(WORKER[statement], params, same))
 
+    def events(self, statement: str, **params: object) -> Rows:
+        """Run a statement of the event log."""
+        return PsycopgCarrier(self.connection, "pgeverything").execute(Query(EVENTS[statement], params, same))
+
+    def pubsub(self, statement: str, **params: object) -> Rows:
+        """Run a statement of pub/sub."""
+        return PsycopgCarrier(self.connection, "pgeverything").execute(Query(PUBSUB[statement], params, same))
+
     def waiting(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
         """Start a call that has to wait for another session's lock; return when it does."""
         future = self._thread.submit(call, *args, **kwargs)
@@ -70,9 +80,9 @@ class Session:
         rows = self.run("register", name=f"session {self.pid}", queues=["default"], concurrency=10, lease=lease)
         return int(rows[0][0])
 
-    def claim(self, worker: int, limit: int = 100) -> list[tuple[int, int]]:
+    def claim(self, worker: int, limit: int = 100, *, soon: bool = False) -> list[tuple[int, int]]:
         """Claim from the front; return (job, token) of each."""
-        rows = self.run("claim", queues=["default"], priorities=[0], after=[0], worker=worker, limit=limit)
+        rows = self.run("claim", queues=["default"], priorities=[0], after=[0], worker=worker, limit=limit, soon=soon)
         return sorted((row[0], row[1]) for row in rows)
 
     def finish(self, worker: int, claimed: list[tuple[int, int]]) -> list[int]:
@@ -149,5 +159,14 @@ class Sessions:
         self._all.append(Session(self._url, self._pg, self._observer))
         return self._all[-1]
 
+    def settled(self, pid: int) -> None:
+        """Wait until a backend that was told to end has ended."""
+        gone = "select not exists (select from pg_stat_activity where pid = %s)"
+        eventually(lambda: (self._observer.execute(gone, [pid]).fetchone() or (False,))[0], "the backend to end")
+
     def three(self) -> tuple[Session, Session, Session]:
         return self.open(), self.open(), self.open()
+
+
+def append(session: Session, data: Any, **options: Any) -> Event:
+    return session.tx.events.append("t", data, **options)

@@ -21,7 +21,7 @@ from .proxy import Proxy
 from .sessions import Sessions
 
 CLAIM = b"from pgeverything.claim("
-FINISH = b"insert into pgeverything.finished"
+FINISH = b"from pgeverything.finish("
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pgeverything import PgEverything
-from pgeverything.errors import DuplicateJob
+from pgeverything.errors import DuplicateJob, JobStateError
 
 from .accounts import fetch, left_over
 from .sessions import Session, Sessions
@@ -225,6 +225,34 @@ def test_two_enqueues_of_one_unique_key_wait_for_each_other(
     assert fetch(url, "select count(*) from pgeverything.ready") == [(1,)]
 
 
+@pytest.mark.parametrize("joined", [False, True], ids=["alone", "in a transaction"])
+@pytest.mark.parametrize("how", ["redrive", "retry"])
+def test_a_dead_job_whose_unique_key_is_taken_meanwhile_stays_dead(
+    url: str, pg: PgEverything, sessions: Sessions, how: str, joined: bool
+) -> None:
+    one, two, worker = sessions.three()
+    dead = pg.jobs.enqueue("t", unique_key="u").id
+    number = worker.register()
+    worker.fail(number, worker.claim(number), delay=None)
+    one.begin()
+    one.tx.jobs.enqueue("t", unique_key="u")
+    if joined:
+        two.begin()
+    if how == "redrive":
+        waiting = two.waiting(two.tx.dead_letters.redrive, [dead])
+    else:
+        waiting = two.waiting(two.tx.jobs.retry, dead)
+    one.commit()
+    if how == "redrive" and not joined:
+        assert waiting.result() == 0
+    else:
+        with pytest.raises(JobStateError, match="another transaction has just" if joined else "has its unique_key='u'"):
+            waiting.result()
+    if joined:
+        two.rollback()
+    assert pg.jobs.get(dead).state == "dead"
+
+
 def test_a_refused_duplicate_leaves_the_transaction_usable(url: str, pg: PgEverything, sessions: Sessions) -> None:
     one, two, _ = sessions.three()
     one.begin()
@@ -291,15 +319,44 @@ def test_two_replacements_of_one_job_leave_one(url: str, pg: PgEverything, sessi
 def test_one_of_two_takes_the_turn_to_sweep(url: str, sessions: Sessions) -> None:
     one, two, _ = sessions.three()
     one.begin()
-    assert one.run("sweep_turn", name="jobs", every=60.0)[0][0] == 0.0
-    other = two.waiting(two.run, "sweep_turn", name="jobs", every=60.0)
+    assert one.run("sweep_turn", name="jobs", every=60.0, chores=[])[0][0] == 0.0
+    other = two.waiting(two.run, "sweep_turn", name="jobs", every=60.0, chores=[])
     one.commit()
     assert other.result()[0][0] > 0
     one.begin()  # a sweeper that dies with its turn uncommitted has not had it
     one.sql("update pgeverything.sweeps set next_at = now() - interval '1 s'")
     one.commit()
     one.begin()
-    assert one.run("sweep_turn", name="jobs", every=60.0)[0][0] == 0.0
-    other = two.waiting(two.run, "sweep_turn", name="jobs", every=60.0)
+    assert one.run("sweep_turn", name="jobs", every=60.0, chores=[])[0][0] == 0.0
+    other = two.waiting(two.run, "sweep_turn", name="jobs", every=60.0, chores=[])
     one.rollback()
     assert other.result()[0][0] == 0.0
+
+
+def test_a_clock_that_was_set_back_does_not_keep_the_fleet_from_sweeping(url: str, sessions: Sessions) -> None:
+    """As after a failover to a server whose clock is behind, or the repair of one that was ahead."""
+    one, two, _ = sessions.three()
+    for name in ("jobs", "partitions"):
+        one.sql(
+            "insert into pgeverything.sweeps values (%s, now() + interval '1 year', now() + interval '366 days')", name
+        )
+    assert one.run("sweep_turn", name="jobs", every=60.0, chores=["partitions"])[0][::4] == (0.0, ["partitions"])
+    assert one.run("take_chore", name="partitions", every=60.0)
+    assert two.run("sweep_turn", name="jobs", every=60.0, chores=["partitions"])[0][0] > 0
+    assert not two.run("take_chore", name="partitions", every=60.0)
+
+
+# Hints ---------------------------------------------------------------------------------------------------------------
+
+
+def test_who_sleeps_hears_of_a_job_that_is_to_be_tried_again(url: str, sessions: Sessions) -> None:
+    """The worker that failed may have its hands full by the time it is due."""
+    worker, sleeper, _ = sessions.three()
+    worker.tx.jobs.enqueue("t")
+    number = worker.register()
+    claimed = worker.claim(number)
+    sleeper.run("sleep", worker=sleeper.register(), asleep=True)
+    sleeper.sql("listen pgeverything")
+    worker.fail(number, claimed, 5.0)
+    hints = [hint.payload for hint in sleeper.connection.notifies(timeout=30.0, stop_after=1)]
+    assert hints == ["queue default"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from pgeverything import PgEverything
+from tests import server
 
 from .accounts import fetch, left_over
 from .sessions import Session, Sessions
@@ -231,3 +234,44 @@ def test_a_turn_that_is_given_back_is_counted_once(url: str, sessions: Sessions)
     one.commit()
     assert two.advance() == 0
     assert (ready(url), waiting(url)) == ([second], [third])
+
+
+# The order of locks --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alphabetical(server_url: str) -> Iterator[str]:
+    """A database that sorts text as people do: "a" before "B"."""
+    url = server.create_database(server_url)
+    statement = "create database {} template template0 encoding utf8 locale_provider icu icu_locale 'en-US' locale 'C'"
+    name = server.database_name(url)
+    try:
+        with psycopg.connect(server_url, autocommit=True) as connection:
+            connection.execute(sql.SQL("drop database {}").format(sql.Identifier(name)))
+            connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+    except psycopg.errors.FeatureNotSupported:
+        pytest.skip("this server is built without ICU")
+    with PgEverything(url) as pg:
+        pg.migrate()
+    yield url
+    server.drop_database(url)
+
+
+@pytest.mark.parametrize("how", ["finish", "fail"])
+def test_keys_are_locked_in_one_order_whatever_the_database_sorts_by(alphabetical: str, how: str) -> None:
+    """An acknowledgement and a look at the notes, each of the keys "a" and "B", while somebody holds "a"."""
+    with Sessions(alphabetical) as sessions:
+        worker, other, holder = sessions.three()
+        for key in ("a", "B"):
+            enqueue(worker, key)
+        number, claimed = started(worker, 2)
+        for key in ("a", "B"):
+            enqueue(other, key)
+        holder.begin()
+        holder.sql("select pgeverything.release('default', 'a', 0)")
+        delay = {} if how == "finish" else {"delay": None}
+        ending = worker.waiting(getattr(worker, how), number, claimed, **delay)
+        looking = other.waiting(other.advance)
+        holder.commit()
+        assert len(ending.result()) == 2
+        looking.result()

@@ -14,7 +14,7 @@ from pgeverything import PgEverything
 from pgeverything.errors import JobStateError
 
 from .accounts import fetch, left_over, remaining, rescues, wait_until_done
-from .fleet import Fleet
+from .fleet import Fleet, eventually
 from .history import Step, disorder, lost, read_journal, unexplained_doubles
 
 JOBS = int(os.environ.get("FAULTS_JOBS", "20000"))
@@ -77,6 +77,7 @@ def steps(url: str) -> list[Step]:
 def test_eight_processes_keep_the_order_of_one_key(url: str, pg: PgEverything, fleet: Fleet) -> None:
     for _ in range(8):
         fleet.start(concurrency=4, lease="10s")
+    eventually(lambda: fetch(url, "select count(*) from pgeverything.workers") == [(8,)], fleet.logs)
     # Half of them one by one, while the workers run: there the line is empty, full, and empty again.
     for number in range(ORDERED // 2):
         pg.jobs.enqueue("ordered", {"key": "k", "number": number}, ordering_key="k")

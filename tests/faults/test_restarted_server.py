@@ -5,15 +5,14 @@ The server is the test's own, so that stopping it disturbs nobody.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import secrets
-import shutil
 import signal
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pgeverything import PgEverything, local
@@ -23,18 +22,10 @@ from .accounts import fetch, left_over, wait_until_done
 from .conftest import prepare
 from .fleet import Fleet, eventually
 from .history import lost, read_journal
+from .sessions import Sessions
 
 RESTARTS = int(os.environ.get("FAULTS_RESTARTS", "2"))
 JOBS = 2000 * (RESTARTS + 1)
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """The directory of a server of the test's own; not under pytest's, which the server's account could not enter."""
-    home = Path(tempfile.gettempdir()).resolve() / f"pgeverything-restarted-{secrets.token_hex(6)}"
-    yield home
-    local.stop(home)
-    shutil.rmtree(home, ignore_errors=True)
 
 
 def restart(home: Path, how: signal.Signals) -> None:
@@ -61,6 +52,8 @@ def test_workers_survive_a_restart(home: Path, new_fleet: Callable[[str], Fleet]
     fleet = new_fleet(url)
     for _ in range(2):
         fleet.start(concurrency=10, lease="15s")  # longer than the server is away
+    # Both at work before the first stop: a worker whose very first connection is refused ends, as it should.
+    eventually(lambda: fetch(url, "select count(*) from pgeverything.workers")[0][0] == 2, fleet.logs)
 
     for _ in range(RESTARTS):
         enough = ended(url) + JOBS // 10
@@ -79,6 +72,53 @@ def test_workers_survive_a_restart(home: Path, new_fleet: Callable[[str], Fleet]
     assert {number: count for number, count in effects.items() if count > 1} == {}
     assert fetch(url, "select state, count(*) from pgeverything.finished group by state") == [("succeeded", JOBS)]
     assert left_over(url) == {}
+
+
+@pytest.mark.parametrize("hardened", [True, False], ids=["hardened", "not-yet"])
+def test_a_crash_before_a_claim_is_durable_leaves_the_job_in_line(home: Path, hardened: bool) -> None:
+    url = server.create_database(local.ensure(home).url)
+    prepare(url)
+    with Sessions(url) as sessions:
+        session = sessions.open()
+        worker, job = session.register(), session.tx.jobs.enqueue("t").id
+        ((writer,),) = session.sql("select pid from pg_stat_activity where backend_type = 'walwriter'")
+        os.kill(writer, signal.SIGSTOP)  # it would write the claim soon
+        claimed = session.claim(worker, soon=True)
+        if hardened:
+            session.run("harden", worker=worker)
+        os.kill(writer, signal.SIGKILL)  # for the server a crash: it throws away what is not on disk
+        with pytest.raises(psycopg.OperationalError):
+            session.sql("select pg_sleep(60)")
+
+    def back() -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
+            return fetch(url, "select 1") == [(1,)]
+        return False
+
+    eventually(back, "the server to recover")
+    with Sessions(url) as sessions:
+        session = sessions.open()
+        assert claimed == [(job, job)]
+        assert session.sql("select job from pgeverything.running") == ([(job,)] if hardened else [])
+        assert session.finish(worker, claimed) == ([job] if hardened else [])
+        assert session.claim(worker) == ([] if hardened else claimed)
+
+
+@pytest.mark.parametrize(("soon", "key", "commit"), [(True, None, "off"), (True, "k", "on"), (False, None, "on")])
+def test_a_claim_that_does_not_wait_for_the_disk_is_of_jobs_without_an_ordering_key(
+    pg: PgEverything, sessions: Sessions, soon: bool, key: str | None, commit: str
+) -> None:
+    session = sessions.open()
+    worker = session.register()
+    pg.jobs.enqueue("t")
+    pg.jobs.enqueue("t", ordering_key=key)
+    session.advance()
+    session.sql("set synchronous_commit = on")
+    session.begin()
+    assert len(session.claim(worker, soon=soon)) == 2
+    assert session.sql("show synchronous_commit") == [(commit,)]
+    session.commit()
+    assert session.sql("show synchronous_commit") == [("on",)]
 
 
 def test_a_server_that_is_away_for_longer_than_the_lease(home: Path, new_fleet: Callable[[str], Fleet]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy import NullPool, create_engine
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from pgeverything import AsyncPgEverything, PgEverything
+from tests import pgbouncer
 
 
 class Face:
@@ -27,7 +29,18 @@ class Face:
         self.pg, self.held, self.run = pg, held, run
         facade = pg if held is None else pg.on(held)
         self.jobs: Any = _Blocking(facade.jobs, run)
+        self.events: Any = _Blocking(facade.events, run)
+        self.pubsub: Any = _Blocking(facade.pubsub, run)
         self.dead_letters: Any = _Blocking(facade.dead_letters, run)
+        self.scheduler: Any = _Blocking(facade.scheduler, run)
+        self.cache: Any = _Blocking(facade.cache, run)
+        self.locks: Any = _Blocking(facade.locks, run)
+        self.audit: Any = _Blocking(facade.audit, run)
+        self._facade = facade
+
+    def transaction_id(self) -> int:
+        """Return the number of the caller's transaction."""
+        return int(self.run(self._facade.transaction_id()))
 
     @property
     def joined(self) -> bool:
@@ -69,9 +82,20 @@ class _Blocking:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             value = self._run(method(*args, **kwargs))
+            if isinstance(value, AsyncIterator):
+                return self._run(_listed(value))
             return _Blocking(value, self._run) if hasattr(value, "enqueue") else value
 
         return call
+
+
+def blocking(target: Any, run: Callable[[Any], Any]) -> Any:
+    """Return `target` with methods that block, whether they are awaited or not; `run` is a face's."""
+    return _Blocking(target, run)
+
+
+async def _listed(values: AsyncIterator[Any]) -> list[Any]:
+    return [value async for value in values]
 
 
 Opened = tuple[Any, Any]  # target, held
@@ -133,7 +157,7 @@ async def _async_psycopg(url: str) -> AsyncIterator[Opened]:
 def _async_engine(driver: str) -> Any:
     @asynccontextmanager
     async def opened(url: str) -> AsyncIterator[Opened]:
-        engine = create_async_engine(_driver(url, driver))
+        engine = _create(url, driver)
         yield engine, None
         await engine.dispose()
 
@@ -143,7 +167,7 @@ def _async_engine(driver: str) -> Any:
 def _async_connection(driver: str) -> Any:
     @asynccontextmanager
     async def opened(url: str) -> AsyncIterator[Opened]:
-        async with create_async_engine(_driver(url, driver), poolclass=NullPool).connect() as connection:
+        async with _create(url, driver, poolclass=NullPool).connect() as connection:
             yield url, connection
 
     return opened
@@ -152,7 +176,7 @@ def _async_connection(driver: str) -> Any:
 def _async_session(driver: str) -> Any:
     @asynccontextmanager
     async def opened(url: str) -> AsyncIterator[Opened]:
-        async with AsyncSession(create_async_engine(_driver(url, driver), poolclass=NullPool)) as session:
+        async with AsyncSession(_create(url, driver, poolclass=NullPool)) as session:
             yield url, session
 
     return opened
@@ -177,7 +201,10 @@ ASYNC: dict[str, Any] = {
     "async-on-session-psycopg": _async_session("psycopg"),
     "async-on-session-asyncpg": _async_session("asyncpg"),
 }
-CARRIERS = [*SYNC, *ASYNC]
+# For a second run on another server, which needs not show again what only the drivers make different.
+CHOSEN = os.environ.get("PGEVERYTHING_TEST_CARRIERS", ",".join([*SYNC, *ASYNC])).split(",")
+assert not {*CHOSEN} - {*SYNC, *ASYNC}, f"PGEVERYTHING_TEST_CARRIERS names some of {', '.join([*SYNC, *ASYNC])}"
+CARRIERS = [name for name in (*SYNC, *ASYNC) if name in CHOSEN]
 JOINED = [name for name in CARRIERS if "on-" in name]
 
 
@@ -206,3 +233,8 @@ def opened(name: str, url: str) -> Iterator[Face]:
 
 def _driver(url: str, driver: str) -> str:
     return url.replace("postgresql://", f"postgresql+{driver}://", 1)
+
+
+def _create(url: str, driver: str, **options: Any) -> AsyncEngine:
+    arguments = pgbouncer.ASYNCPG if pgbouncer.EVERYWHERE and driver == "asyncpg" else {}
+    return create_async_engine(_driver(url, driver), connect_args=arguments, **options)

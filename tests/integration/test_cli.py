@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import click
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from pgeverything import PgEverything, Reject, __version__
+from pgeverything import PgEverything, Reject, __version__, local
 from pgeverything.cli import main
 from pgeverything.cli.output import shown
 
@@ -63,12 +66,25 @@ def test_version() -> None:
     assert __version__ in run("--version").stdout
 
 
+def test_lists_of_commands_are_whole_on_80_columns() -> None:
+    def look(command: click.Command, path: tuple[str, ...]) -> None:
+        if isinstance(command, click.Group):
+            page = CliRunner().invoke(main, [*path, "--help"], terminal_width=80).output
+            cut = [line for line in page.partition("Commands:")[2].splitlines() if line.endswith("...")]
+            assert not cut, (path, cut)
+            for name, inner in command.commands.items():
+                look(inner, (*path, name))
+
+    look(main, ())
+
+
 def test_what_is_not_migrated_says_so_and_exits_3(url: str) -> None:
     for command in (["jobs", "list"], ["queues", "list"], ["dead", "groups"], ["jobs", "enqueue", "x"]):
         result = run(*command)
         assert (result.exit_code, result.stdout) == (3, ""), command
         assert "run `pgeverything migrate`" in result.stderr
-    assert run("status").exit_code == 3
+    status = run("status")
+    assert (status.exit_code, "pgeverything, not there" in status.stdout) == (3, True)
     assert run("migrate", "--status").exit_code == 3
 
 
@@ -77,6 +93,22 @@ def test_a_server_that_is_not_there_is_one_line(url: str) -> None:
     assert (result.exit_code, result.stdout) == (1, "")
     assert len(result.stderr.splitlines()) == 1
     assert "127.0.0.1" in result.stderr
+
+
+def test_a_missing_right_is_one_sentence_and_names_the_page(migrated: str) -> None:
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        connection.execute("create role reader_of_all in role pg_read_all_data")
+    try:
+        as_reader = psycopg.conninfo.make_conninfo(migrated, options="-c role=reader_of_all")
+        result = run("jobs", "enqueue", "t", "--url", as_reader)
+    finally:
+        with psycopg.connect(migrated, autocommit=True) as connection:
+            connection.execute("drop role reader_of_all")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: permission denied for table jobs: have the schema's owner grant this role what it needs"
+        " (docs/how-to/roles.md)\n"
+    )
 
 
 def test_debug_shows_the_exception(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,11 +124,14 @@ def test_debug_shows_the_exception(url: str, monkeypatch: pytest.MonkeyPatch) ->
         ["jobs", "enqueue", "t", "[1]"],
         ["jobs", "enqueue", "t", "--arg", "novalue"],
         ["jobs", "enqueue", "t", "--delay", "soon"],
+        ["jobs", "enqueue", "t", "--run-at", "tomorrow"],
+        ["jobs", "enqueue", "t", "--run-at", "2100-01-01T00:00"],
         ["jobs", "enqueue", "t", "--on-duplicate", "raise"],
         ["jobs", "list", "--limit", "0"],
         ["jobs", "list", "--state", "happy"],
         ["jobs", "list", "--schema", "pg_no"],
         ["jobs", "list", "--url", "mysql://host/db"],
+        ["jobs", "list", "--url", "host"],
         ["queues", "configure", "q"],
         ["queues", "configure", "q", "--max-depth", "0"],
         ["queues", "configure", "q", "--concurrency", "many"],
@@ -228,6 +263,13 @@ def test_queues(migrated: str) -> None:
     assert (queue["paused"], queue["concurrency"], queue["max_depth"]) == (False, None, 9)
 
 
+def test_pausing_a_queue_that_holds_nothing_asks_whether_it_is_the_one(migrated: str) -> None:
+    run("jobs", "enqueue", "t", "--queue", "mail")
+    assert "is that its name?" in run("queues", "pause", "mial").stderr
+    assert run("queues", "pause", "mail").stderr == "queue 'mail' is paused\n"
+    assert "--max-depth 'x' must be" in run("queues", "configure", "mail", "--max-depth", "x").stderr
+
+
 def test_what_strangers_enqueued_cannot_steer_the_terminal(migrated: str) -> None:
     run("jobs", "enqueue", "[red]t[/red]", "--arg", 'x="\\u001b[2J"')
     assert "[red]t[/red]" in run("jobs", "list").stdout
@@ -250,13 +292,14 @@ def test_dead_letters_are_listed_grouped_and_shown(migrated: str) -> None:
     assert "attempt 1" in person
     assert "Traceback" in person
     assert run("dead", "show", 999).exit_code == 1
+    assert "the other 2 are no dead letters" in run("dead", "redrive", 998, 999, ids[0], "--dry-run").stderr
 
 
 def test_redrive_in_parts_to_another_queue(migrated: str) -> None:
     ids = make_dead(migrated, 5)
     dry = run("dead", "redrive", "--task", "broken", "--dry-run")
     assert (dry.exit_code, dry.stdout) == (0, "")
-    assert "5 job(s) would be redriven" in dry.stderr
+    assert "5 would be redriven" in dry.stderr
     assert run_json("dead", "redrive", ids[0], ids[1], "--to-queue", "repair") == {"redriven": 2, "dry_run": False}
     assert {job["queue"] for job in run_json("jobs", "list", "--state", "scheduled")} == {"repair"}
     assert run_json("dead", "redrive", "--everything", "--limit", 2, "--rate", 0.001)["redriven"] == 2
@@ -291,7 +334,7 @@ def test_a_redrive_that_is_interrupted_loses_nothing(migrated: str, monkeypatch:
     monkeypatch.setattr("pgeverything.cli.dead.progress_bar", lambda *_: Bar())
     result = run("dead", "redrive", "--everything")
     assert (result.exit_code, calls) == (130, [1, 2])
-    assert "2 job(s) redriven, the rest are dead as before" in result.stderr
+    assert "2 redriven, the rest are dead as before" in result.stderr
     counts = run_json("jobs", "counts")
     assert (counts["scheduled"], counts["dead"]) == (2, 1)
 
@@ -302,7 +345,7 @@ def test_a_job_whose_unique_key_is_taken_stays_dead_and_is_told(migrated: str) -
         connection.execute("update pgeverything.jobs set unique_key = 'u' where id = %s", (first,))
     run("jobs", "enqueue", "broken", "--unique-key", "u")
     result = run("dead", "redrive", first)
-    assert "0 job(s) redriven" in result.stderr
+    assert "0 redriven" in result.stderr
     assert "1 stay dead" in result.stderr
 
 
@@ -316,6 +359,22 @@ def test_status_of_an_idle_installation(migrated: str) -> None:
     status = run_json("status")
     assert (status["problems"], status["pending"], status["workers"]) == ([], [], [])
     assert status["migration"] >= 1
+
+
+def test_a_schema_that_is_too_new_is_a_problem(migrated: str) -> None:
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        connection.execute("insert into pgeverything.migrations (version, name, breaking) values (999, 'later', true)")
+    result = run("status")
+    assert (result.exit_code, "newer pgeverything (0999 later): upgrade" in result.stderr) == (1, True)
+
+
+def test_an_error_of_the_system_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pgeverything.cli.cron.emit_json", full)
+    result = run("cron", "preview", "@daily", "--json")
+    assert (result.exit_code, result.stderr) == (1, "Error: [Errno 28] No space left on device\n")
 
 
 @pytest.mark.parametrize("how", [[], ["--delay", "1s"], ["--ordering-key", "k"]])
@@ -347,3 +406,44 @@ def test_a_silent_worker_is_unhealthy(migrated: str) -> None:
         "fresh": "busy",
         "stale": "silent",
     }
+
+
+# Doctor -----------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_of_what_is_not_there(url: str) -> None:
+    result = run("doctor")
+    assert result.exit_code == 3
+    assert "run `pgeverything migrate`" in result.stdout
+    assert result.stderr.startswith("problem: ")
+    assert run("doctor", "--url", "postgresql://127.0.0.1:1/nowhere").exit_code == 1
+    assert run("doctor", "--url", "mysql://host/db").exit_code == 2
+
+
+def test_doctor_names_the_problem_and_the_fix(migrated: str) -> None:
+    run("jobs", "enqueue", "t", "--queue", "lonely")
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        connection.execute("update pgeverything.jobs set created_at = created_at - interval '1 minute'")
+    result = run("doctor")
+    assert result.exit_code == 1
+    (line,) = (line for line in result.stdout.splitlines() if "'lonely'" in line)
+    assert line.startswith("problem  queues ")
+    assert "no live worker" in line
+    assert "pgeverything worker APP --queues lonely" in line
+    assert "queues" in result.stderr.splitlines()[0]
+    shown = {check["name"]: check for check in json.loads(run("doctor", "--json").stdout)["checks"]}
+    assert shown["queues"]["verdict"] == "problem"
+    assert shown["queues"]["figures"]["seconds"]["lonely"] >= 60
+    assert shown["schema"]["figures"]["pending"] == []
+
+
+def test_warnings_of_the_doctor_are_no_failure(new_home: Callable[[], Path]) -> None:
+    url = local.ensure(new_home()).url
+    assert run("migrate", "--url", url).exit_code == 0
+    healthy = run("doctor", "--url", url)
+    assert (healthy.exit_code, healthy.stderr) == (0, "")
+    assert {line.split()[0] for line in healthy.stdout.splitlines()[1:]} == {"ok"}
+    run("jobs", "enqueue", "t", "--queue", "held", "--url", url)
+    run("queues", "pause", "held", "--url", url)
+    warned = run("doctor", "--url", url)
+    assert (warned.exit_code, warned.stderr) == (0, "warning: paused\n")

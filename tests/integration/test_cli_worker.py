@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pgeverything import Job, PgEverything
+from pgeverything.doctor.workers import WorkerStatus, workers
 from pgeverything.engine.plan import drive
-from pgeverything.status import WorkerStatus, workers
 
 APP = """\
 import os, time

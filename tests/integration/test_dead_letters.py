@@ -85,9 +85,11 @@ def test_they_are_counted(on: Face, db: Database) -> None:
 
 def test_what_is_not_dead_is_not_found(on: Face) -> None:
     job = on.jobs.enqueue("a")
-    with pytest.raises(JobNotFound, match=f"no dead job {job.id}: it is ready"):
+    with pytest.raises(JobNotFound, match=f"there is no dead letter {job.id}: job {job.id} is ready"):
         on.dead_letters.get(job.id)
-    with pytest.raises(JobNotFound, match=r"no dead job 999999999$"):
+    with pytest.raises(
+        JobNotFound, match="there is no dead letter 999999999: no dead job and no dead message has this id"
+    ):
         on.dead_letters.get(999_999_999)
     assert on.dead_letters.redrive([job.id]) == 0
     assert on.dead_letters.discard([job.id]) == 0

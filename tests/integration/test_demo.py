@@ -37,10 +37,28 @@ def test_the_demo_loses_nothing(new_database: Callable[[], str]) -> None:
     moved, repaired = map(int, re.findall(r"redrive +(\d+) of .*: (\d+) finished", done.stdout)[0])
     assert moved == repaired >= 1
     assert tuple(map(int, second)) == (306, finished + moved, dead - moved)
+    asked, built = map(
+        int, re.findall(r"the report +(\d+) jobs in \d process(?:es)? asked for its lock, (\d+) built", done.stdout)[0]
+    )
+    assert (asked, built) == (200, 1)
+    assert "the cache      200 jobs read its lines, 1 from the table: what was cached before is gone" in done.stdout
     rescued, twice = map(int, re.findall(r"the kill +(\d+) jobs rescued.*; (\d+) started twice", done.stdout)[0])
     assert rescued >= 1
     assert twice <= rescued
+    assert re.search(
+        r"^the schedule +2 ticks ran, enqueued [0-9.]+, [0-9.]+ ms after their time$", done.stdout, re.MULTILINE
+    )
+    log = re.findall(r"the log +(\d+) events, .* the totals of (\d+) packages are their sum,", done.stdout)
+    assert int(log[0][0]) == finished + moved
+    assert re.search(r"^the replay .* later it holds the same$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^the trail .* changed \d+ rows?, and the table as of before is what it was$", done.stdout, re.MULTILINE
+    )
+    assert "  pgeverything jobs list --schema pgeverything_demo\n" in done.stdout
     with psycopg.connect(url) as connection:
+        assert connection.execute("select count(*) from pgeverything_demo_tables.totals").fetchone() == (
+            int(log[0][1]),
+        )
         assert connection.execute("select count(*) from pgeverything_demo.workers").fetchall() == [(0,)]
         crashed = connection.execute("select count(*) from pgeverything_demo.all_jobs where crashes > 0").fetchall()
         assert crashed == [(rescued,)]
@@ -101,6 +119,12 @@ def test_our_broken_files_are_broken_and_can_be_read_in_part(tmp_path: Path) -> 
 @pytest.mark.parametrize("source", [b"", b"\0", b"(", b")", b"\xff\xfe", b"if x:", b"'''", b"\\", b"x = (\n\n\n"])
 def test_reading_in_part_comes_to_an_end(source: bytes) -> None:
     assert isinstance(readable_part(source), ast.Module)
+
+
+def test_a_file_belongs_to_a_package(tmp_path: Path) -> None:
+    assert files.package(Path(ast.__file__)) == "ast"
+    assert files.package(files.library() / "json" / "decoder.py") == "json"
+    assert files.package(tmp_path / "broken.py") == tmp_path.name
 
 
 # Accounts ---------------------------------------------------------------------------------------------------------

@@ -1,18 +1,17 @@
-"""What a worker makes of what handlers do: results, failures, signals, timeouts, arguments."""
+"""What a worker makes of what handlers do: results, progress, timeouts, cancellation."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
-import sys
 import threading
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pgeverything import Cancel, InvalidArgument, JobContext, PgEverything, Reject, Retry, Snooze
+from pgeverything import InvalidArgument, JobContext, PgEverything, Retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 def work(pg: PgEverything, **options: Any) -> None:
     """Run a worker until nothing is left to do."""
     pg.worker(**options).run(until_idle=True)
-
-
-def hurry(db: Database) -> None:
-    """Make everything that is scheduled due."""
-    db.execute("update pgeverything.scheduled set due_at = clock_timestamp()")
 
 
 def test_handlers_run_where_they_belong(pg: PgEverything) -> None:
@@ -57,6 +51,34 @@ def test_handlers_run_where_they_belong(pg: PgEverything) -> None:
     assert first.worker is not None
 
 
+@pytest.mark.parametrize("timeout", [None, "1m"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_a_handler_sets_in_its_context_is_not_for_the_next_one(
+    pg: PgEverything, asynchronous: bool, timeout: str | None
+) -> None:
+    tenant: contextvars.ContextVar[str | None] = contextvars.ContextVar("tenant", default=None)
+    seen: list[tuple[str | None, str | None]] = []
+
+    def serve(name: str) -> None:
+        before = tenant.get()
+        tenant.set(name)
+        seen.append((before, tenant.get()))
+
+    async def aserve(name: str) -> None:
+        before = tenant.get()
+        tenant.set(name)
+        await asyncio.sleep(0)
+        seen.append((before, await asyncio.create_task(told())))
+
+    async def told() -> str | None:
+        return tenant.get()
+
+    task = pg.task(name="serve", timeout=timeout)(aserve if asynchronous else serve)
+    task.enqueue_many([("a",), ("b",)])
+    pg.worker(concurrency=1).run(until_idle=True)
+    assert seen == [(None, "a"), (None, "b")]
+
+
 def test_a_result_that_is_not_json_is_not_kept(pg: PgEverything, caplog: pytest.LogCaptureFixture) -> None:
     @pg.task()
     def odd() -> object:
@@ -67,6 +89,22 @@ def test_a_result_that_is_not_json_is_not_kept(pg: PgEverything, caplog: pytest.
 
     assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).result) == ("succeeded", None)
     assert "its result is not kept" in caplog.text
+
+
+def test_a_result_that_cannot_even_be_looked_at_is_not_kept(pg: PgEverything) -> None:
+    class Unbound:
+        """A proxy of something that is gone."""
+
+        def __getattribute__(self, name: str) -> object:
+            raise RuntimeError("not bound")
+
+    @pg.task()
+    def odd() -> object:
+        return Unbound()
+
+    job = odd.enqueue()
+    work(pg)
+    assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).result) == ("succeeded", None)
 
 
 def test_a_handler_sees_its_job(pg: PgEverything) -> None:
@@ -115,135 +153,26 @@ def test_progress_is_written_and_checked(pg: PgEverything, db: Database) -> None
         context.progress(0.5)
         while db.execute("select progress, note from pgeverything.running").fetchone() != (0.5, None):
             pass
+        context.progress(1e-60, "caf\udce9.csv")
+        while db.execute("select progress, note from pgeverything.running").fetchone() != (0.0, "caf?.csv"):
+            pass
 
     job = walk.enqueue()
     work(pg)
     assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).error) == ("succeeded", None)
 
 
-# Failures -----------------------------------------------------------------------------------------------------------
+def test_the_highest_priority_runs_first_and_then_the_oldest(pg: PgEverything) -> None:
+    order: list[int] = []
 
-
-def test_a_failure_is_recorded_and_tried_again_until_the_policy_gives_up(pg: PgEverything, db: Database) -> None:
-    @pg.task(retry=Retry(attempts=3, first="1h", jitter="none"))
-    def fail() -> None:
-        raise ValueError("no\0pe")
-
-    job = fail.enqueue()
-    work(pg)
-    waiting = pg.jobs.get(job.id)
-    assert (waiting.state, waiting.attempt) == ("scheduled", 1)
-    assert waiting.run_at is not None
-    assert timedelta(minutes=59) < waiting.run_at - datetime.now(UTC) < timedelta(minutes=61)
-
-    for _ in range(2):
-        hurry(db)
-        work(pg)
-    dead = pg.jobs.get(job.id)
-    assert (dead.state, dead.attempt, dead.reason) == ("dead", 3, "failed at attempt 3")
-    assert dead.error is not None
-    assert (dead.error["type"], dead.error["message"]) == ("ValueError", "no\\x00pe")
-    assert dead.fingerprint
-    assert [(each["attempt"], each["error"]["type"]) for each in pg.jobs.failures(job.id)] == [
-        (1, "ValueError"),
-        (2, "ValueError"),
-        (3, "ValueError"),
-    ]
-
-
-def test_the_jobs_own_limit_of_attempts_wins(pg: PgEverything) -> None:
-    @pg.task(retry=Retry(attempts=9))
-    def fail() -> None:
-        raise ValueError
-
-    job = fail.options(max_attempts=1).enqueue()
-    work(pg)
-    assert pg.jobs.get(job.id).state == "dead"
-
-
-def test_policies_by_exception(pg: PgEverything) -> None:
-    @pg.task(retry=Retry(exceptions={KeyError: None}))
-    async def fail() -> None:
-        raise KeyError("x")
-
-    job = fail.enqueue()
-    work(pg)
-    assert pg.jobs.get(job.id).state == "dead"
-
-
-def test_a_handler_that_exits_takes_no_worker_down(pg: PgEverything) -> None:
-    @pg.task(retry=Retry.never())
-    def leave() -> NoReturn:
-        sys.exit(3)
-
-    @pg.task(retry=Retry.never())
-    async def aleave() -> NoReturn:
-        sys.exit(4)
-
-    jobs = [leave.enqueue(), aleave.enqueue()]
-    work(pg)
-    assert [(pg.jobs.get(job.id).state, pg.jobs.get(job.id).error["message"]) for job in jobs] == [  # type: ignore[index]
-        ("dead", "3"),
-        ("dead", "4"),
-    ]
-
-
-def test_a_cancelled_error_of_the_handlers_own_is_a_failure(pg: PgEverything) -> None:
-    @pg.task(retry=Retry.never())
-    async def confused() -> None:
-        task = asyncio.create_task(asyncio.sleep(60))
-        task.cancel()
-        await task
-
-    job = confused.enqueue()
-    work(pg)
-    assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).error["type"]) == (  # type: ignore[index]
-        "dead",
-        "asyncio.exceptions.CancelledError",
-    )
-
-
-# Signals ------------------------------------------------------------------------------------------------------------
-
-
-def test_snooze_uses_no_attempt(pg: PgEverything, db: Database) -> None:
-    attempts: list[int] = []
-
-    @pg.task(retry=Retry.never())
-    def wait(context: JobContext) -> None:
-        attempts.append(context.attempt)
-        if len(attempts) < 3:
-            raise Snooze("1h")
-
-    job = wait.enqueue()
-    for _ in range(3):
-        work(pg)
-        hurry(db)
-    assert attempts == [1, 1, 1]
-    assert pg.jobs.get(job.id).state == "succeeded"
-    assert pg.jobs.failures(job.id) == []
-
-
-def test_cancel_ends_it(pg: PgEverything) -> None:
     @pg.task()
-    async def stop() -> None:
-        raise Cancel("nothing to do")
+    def note(n: int) -> None:
+        order.append(n)
 
-    job = stop.enqueue()
-    work(pg)
-    assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).reason) == ("cancelled", "nothing to do")
-
-
-def test_reject_kills_it(pg: PgEverything) -> None:
-    @pg.task()
-    def refuse() -> None:
-        raise Reject("no such user")
-
-    job = refuse.enqueue()
-    work(pg)
-    dead = pg.jobs.get(job.id)
-    assert (dead.state, dead.reason, dead.attempt) == ("dead", "rejected: no such user", 1)
-    assert dead.fingerprint
+    for n, priority in enumerate([0, 5, 0, 5, -1]):
+        note.options(priority=priority).enqueue(n)
+    work(pg, concurrency=1)
+    assert order == [1, 3, 0, 2, 4]
 
 
 # Timeouts -----------------------------------------------------------------------------------------------------------
@@ -288,57 +217,6 @@ def test_a_timeout_that_the_handler_raises_itself_is_its_own(pg: PgEverything) -
     job = own.enqueue()
     work(pg)
     assert pg.jobs.get(job.id).error["message"] == "mine"  # type: ignore[index]
-
-
-# What cannot be run -------------------------------------------------------------------------------------------------
-
-
-def test_an_unknown_task_is_dead_and_says_so(pg: PgEverything) -> None:
-    job = pg.jobs.enqueue("nobody")
-    work(pg)
-    dead = pg.jobs.get(job.id)
-    assert (dead.state, dead.attempt) == ("dead", 0)
-    assert dead.reason == "unknown task: no worker here has 'nobody' registered"
-
-
-@pytest.mark.parametrize("args", [{}, {"n": "seven"}, {"n": 7, "m": 8}])
-def test_arguments_that_do_not_fit_any_more(pg: PgEverything, args: dict[str, Any]) -> None:
-    @pg.task()
-    def strict(n: int) -> None: ...
-
-    job = pg.jobs.enqueue("strict", args)
-    work(pg)
-    dead = pg.jobs.get(job.id)
-    assert (dead.state, dead.reason, dead.attempt) == ("dead", "its arguments do not fit the task any more", 0)
-    assert "strict(n: int)" in dead.error["message"]  # type: ignore[index]
-
-
-def test_what_has_expired_is_not_started(pg: PgEverything, db: Database) -> None:
-    ran: list[int] = []
-
-    @pg.task()
-    def late() -> None:
-        ran.append(1)
-
-    job, other = late.options(expires="1h").enqueue(), late.options(expires="1h").enqueue()
-    db.execute("update pgeverything.jobs set expires_at = clock_timestamp() - interval '1s' where id = %s", [job.id])
-    work(pg)
-    assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).reason) == ("dead", "expired before it started")
-    assert pg.jobs.get(other.id).state == "succeeded"
-    assert ran == [1]
-
-
-def test_the_highest_priority_runs_first_and_then_the_oldest(pg: PgEverything) -> None:
-    order: list[int] = []
-
-    @pg.task()
-    def note(n: int) -> None:
-        order.append(n)
-
-    for n, priority in enumerate([0, 5, 0, 5, -1]):
-        note.options(priority=priority).enqueue(n)
-    work(pg, concurrency=1)
-    assert order == [1, 3, 0, 2, 4]
 
 
 # Cancelling what runs -----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 from pgeverything import JobContext, PgEverything, QueueFull
 from pgeverything.worker.fetch import Fetcher
+from tests import pgbouncer
 
 if TYPE_CHECKING:
     Database = psycopg.Connection[Any]
@@ -109,6 +110,7 @@ def test_a_slot_that_gets_free_is_taken_at_once(
     assert fleet.most == 1
 
 
+@pgbouncer.needs_hints
 def test_a_limit_that_is_raised_is_used_at_once(fleet: Fleet, pg: PgEverything, sleepers: set[Fetcher]) -> None:
     pg.jobs.configure("q", concurrency=1)
     pg.jobs.enqueue_many("hold", [{}] * 4, queue="q")
@@ -122,6 +124,7 @@ def test_a_limit_that_is_raised_is_used_at_once(fleet: Fleet, pg: PgEverything, 
     fleet.run(scenario, poll="1h")
 
 
+@pgbouncer.needs_hints
 def test_more_jobs_of_a_key_are_started_at_once(fleet: Fleet, pg: PgEverything, sleepers: set[Fetcher]) -> None:
     for _ in range(4):
         pg.jobs.enqueue("hold", queue="q", ordering_key="k")
@@ -156,6 +159,7 @@ def test_a_turn_that_a_transaction_gives_back_is_passed_on_at_once(
     fleet.run(scenario, poll="1h", listen=listen)
 
 
+@pgbouncer.needs_hints
 def test_a_paused_queue_is_left_alone_until_it_is_resumed(
     fleet: Fleet, pg: PgEverything, sleepers: set[Fetcher]
 ) -> None:
@@ -245,3 +249,38 @@ def test_the_sql_function_raises(pg: PgEverything, db: Database) -> None:
     with pytest.raises(psycopg.Error, match="queue q is full") as caught:
         db.execute("select pgeverything.enqueue('a', queue => 'q')")
     assert caught.value.sqlstate == "PGE01"
+
+
+# Who goes first -----------------------------------------------------------------------------------------------------
+
+
+def test_a_limited_queue_goes_before_what_has_a_lower_priority(pg: PgEverything) -> None:
+    order: list[str] = []
+
+    @pg.task(name="note")
+    async def note(name: str) -> None:
+        order.append(name)
+
+    pg.jobs.configure("limited", concurrency=5)
+    pg.jobs.enqueue_many("note", [{"name": "low"}] * 1000, queue="unlimited")
+    pg.jobs.enqueue_many("note", [{"name": "high"}] * 5, queue="limited", priority=1)
+    pg.worker(queues=["limited", "unlimited"], concurrency=5).run(until_idle=True)
+    assert order[:5] == ["high"] * 5
+
+
+@pytest.mark.parametrize("concurrency", [None, 500])
+def test_a_limited_queue_has_its_share_beside_one_with_a_backlog(pg: PgEverything, concurrency: int | None) -> None:
+    """Once with an unlimited queue that has more to do than the worker can take, once with another limited one."""
+    order: list[str] = []
+
+    @pg.task(name="note")
+    async def note(name: str) -> None:
+        order.append(name)
+
+    pg.jobs.configure("a", concurrency=concurrency)
+    pg.jobs.configure("b", concurrency=500)
+    for name in ("a", "b"):
+        pg.jobs.enqueue_many("note", [{"name": name}] * 5000, queue=name)
+    pg.worker(queues=["a", "b"], concurrency=5).run(until_idle=True)
+    assert len(order) == 10_000
+    assert {order.index("a"), order.index("b")} != {0, 5000}  # by chance: once in 2 ** (claims of 200 jobs)

@@ -80,7 +80,7 @@ def newer(monkeypatch: pytest.MonkeyPatch, text: str, breaking: bool = False) ->
 
 def test_from_nothing_and_again(empty: str, connection: psycopg.Connection[Any]) -> None:
     with PgEverything(empty) as pg:
-        assert [step.applied_at for step in pg.migration_status()] == [None] * LATEST
+        assert [step.applied_at for step in pg.migration_status()] == [None] * len(migrate.migrations())
         assert pg.migrate() == list(migrate.migrations())
         before = describe(connection, "pgeverything")
         assert all(step.applied_at for step in pg.migration_status())
@@ -93,7 +93,8 @@ async def test_from_nothing_and_again_in_asyncio(empty: str) -> None:
     async with AsyncPgEverything(empty) as pg:
         assert await pg.migrate() == list(migrate.migrations())
         assert await pg.migrate() == []
-        assert [step.version for step in await pg.migration_status() if step.applied_at] == list(range(1, LATEST + 1))
+        applied = [step.version for step in await pg.migration_status() if step.applied_at]
+        assert applied == [migration.version for migration in migrate.migrations()]
 
 
 def test_two_at_once_and_one_does_it(empty: str, connection: psycopg.Connection[Any]) -> None:
@@ -110,7 +111,7 @@ def test_two_at_once_and_one_does_it(empty: str, connection: psycopg.Connection[
         holder.rollback()
         applied = [step for steps in results for step in steps]
 
-    assert applied == list(migrate.migrations())
+    assert sorted(applied, key=lambda step: step.version) == list(migrate.migrations())  # they may take turns
 
 
 def until(connection: psycopg.Connection[Any], question: str, seconds: float = 30) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -98,4 +99,29 @@ def test_days_without_a_partition_are_made_beside_a_long_reader_too(db: Database
         assert created in (1, 2)
     maintain(db, ahead=7, keep="100 days")
     assert where(db, "finished")[1020] == name("finished", -20)
+    maintain(db, keep="1 day")
+
+
+def test_a_day_that_gets_rows_while_it_is_made_is_made_later(db: Database, direct_url: str) -> None:
+    """A job ends after the day's rows were moved and before the day is attached, which Postgres then refuses."""
+    maintain(db)
+    finished(db, 20)
+    waits = "select from pg_locks where not granted and pid = %s"
+    made = threading.Event()
+    with psycopg.connect(direct_url) as ending, psycopg.connect(direct_url, autocommit=True) as sweeper:
+        finished(ending, 20)
+
+        def end_when_it_waits() -> None:
+            while not made.is_set() and db.execute(waits, [sweeper.info.backend_pid]).fetchone() is None:
+                pass
+            ending.commit()
+
+        thread = threading.Thread(target=end_when_it_waits)
+        thread.start()
+        maintain(sweeper, keep="100 days")  # the day of the failures may be made: nobody waits for them any more
+        made.set()
+        thread.join()
+    maintain(db, keep="100 days")
+    assert where(db, "finished") == {1020: name("finished", -20)}
+    assert db.execute("select count(*) from pgeverything.finished").fetchone() == (2,)
     maintain(db, keep="1 day")

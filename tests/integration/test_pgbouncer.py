@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psycopg
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgeverything import AsyncPgEverything, JobContext, PgEverything, Retry
-from tests import pgbouncer
-
-pytestmark = pytest.mark.skipif(pgbouncer.PROGRAM is None, reason="no pgbouncer is installed")
-
-
-@pytest.fixture(scope="module")
-def through(server_url: str) -> Iterator[Callable[[str], str]]:
-    assert pgbouncer.PROGRAM is not None
-    with pgbouncer.pgbouncer(pgbouncer.PROGRAM, server_url) as through:
-        yield through
+from tests.pgbouncer import ASYNCPG
 
 
 @pytest.fixture
@@ -67,7 +59,10 @@ def test_jobs_of_every_kind_run(pooled: str) -> None:
             work.options(unique_key="same", delay="20ms").enqueue(50)
             together.enqueue()
             dead = work.enqueue(-1)
-            pg.worker(queues=["default", "limited"], listen=False, poll="50ms").run(until_idle=True)
+            worker = pg.worker(queues=["default", "limited"], listen=False, poll="50ms")
+            worker.run(until_idle=True)
+            while pg.jobs.counts()["scheduled"]:  # a retry and a delay that were not due yet leave a worker idle
+                worker.run(until_idle=True)
 
         assert sorted(order) == sorted([*range(10), *range(100, 110), 50, 99] * 3)
         assert [number for number in order if 100 <= number < 110] == [*range(100, 110)] * 3
@@ -114,3 +109,37 @@ def test_a_worker_finds_out_that_nothing_is_heard_and_polls(pooled: str, caplog:
         asyncio.run(work())
 
     assert ran.is_set()
+
+
+def test_the_event_log(pooled: str) -> None:
+    """Fences belong to transactions, so a pooler that hands a session to the next one changes nothing."""
+    with PgEverything(pooled) as pg:
+        pg.events.append("t", 0, key="k", expected_version=0)
+        with pg.transaction() as tx:
+            tx.events.append("t", 1, key="k")
+            threads = [threading.Thread(target=pg.events.append, args=("t", n)) for n in (2, 3, 4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert [event.data for event in pg.events.read()] == [0]
+            assert len(pg.events.stalled_by()) == 1
+        assert sorted(event.data for event in pg.events.read()) == [0, 1, 2, 3, 4]
+        assert pg.events.stalled_by() == []
+
+
+async def test_asyncpg_prepares_and_executes_on_one_connection_of_the_server(pooled: str) -> None:
+    """Alone in autocommit it would not: by then the pooler may have given that connection to somebody else."""
+    engine = create_async_engine(pooled.replace("postgresql", "postgresql+asyncpg", 1), connect_args=ASYNCPG)
+
+    async def use(pg: AsyncPgEverything, number: int) -> None:
+        for n in range(20):
+            await pg.cache.set(f"{number}:{n}", n)
+            assert await pg.cache.get(f"{number}:{n}") == n
+
+    async with AsyncPgEverything(engine) as pg:
+        await asyncio.gather(*(use(pg, number) for number in range(5)))
+        lease = await pg.locks.acquire("a")
+        assert lease is not None
+        assert await lease.release()
+    await engine.dispose()

@@ -22,21 +22,27 @@ def linted(url: str, db: psycopg.Connection[Any]) -> Iterator[Linted]:
 
 
 def test_every_statement_and_function_is_portable(linted: Linted) -> None:
+    linted.run("audit.seal", most=1)  # before anything is written
     for queue, on_full in (("drops", "drop"), ("raises", "raise")):
         limits: dict[str, object] = {"max_depth": 1, "on_full": on_full, "concurrency": None, "per_key": 1}
         linted.run("jobs.configure", queue=queue, **limits, given=list(limits))
     linted.run("jobs.pause", queue="paused", paused=True)
     linted.run("jobs.counts", queue=None)
     linted.run("jobs.queues")
-    linted.run("worker.sweep_turn", name="jobs", every=1.0)
+    linted.run("worker.sweep_turn", name="jobs", every=1.0, chores=["partitions"])
+    linted.run("worker.take_chore", name="partitions", every=1.0)
     linted.run("worker.partitions", keep=1e6)
     linted.run("worker.busy", queues=["a"])
+    linted.execute("publish", "select pgeverything.publish('t', '1', key => 'k')")
     for queue in ("drops", "raises"):
         for _ in range(2):
             linted.execute("enqueue", f"select * from pgeverything.enqueue('t', queue => '{queue}', quiet => true)")
     for _ in range(3):
         linted.execute("enqueue", "insert into pgeverything.jobs select * from pgeverything.jobs where false")
         exercise(linted)
+
+    linted.execute("require", "select pgeverything.audit_require('t')")
+    linted.execute("protect", "select pgeverything.audit_protect(session_user::regrole, reads => false)")
 
     assert linted.faults == set()
     assert linted.functions_not_called() == []

@@ -2,47 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
-from pgeverything import DuplicateJob, JobContext, PgEverything, Retry
+from pgeverything import (
+    Bound,
+    DuplicateJob,
+    JobContext,
+    Message,
+    PgEverything,
+    RetentionGap,
+    Retry,
+    SchemaError,
+    WrongVersion,
+)
+from pgeverything.engine.plan import drive
+from pgeverything.events import retention
+from pgeverything.locks import plans as locks
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "roles.md"
 DENIED = psycopg.errors.InsufficientPrivilege
-
-
-@pytest.fixture(scope="module")
-def roles(server_url: str, url: str) -> Iterator[dict[str, str]]:
-    """The roles of the page, with the rights it gives them in this module's database; what each is really called."""
-    real = {name: f"pgeverything_test_{name}_{os.getpid()}" for name in ("app", "producer")}
-    blocks = re.findall(r"```sql\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    grants = re.sub(r"\b(to|from) (app|producer);", lambda found: f"{found[1]} {real[found[2]]};", "".join(blocks))
-    assert all(role in grants for role in real.values())
-    with psycopg.connect(url, autocommit=True) as connection:
-        for role in real.values():
-            connection.execute(f"create role {role}")  # type: ignore[arg-type]
-        connection.execute(grants)  # type: ignore[arg-type]
-        yield real
-        for role in real.values():
-            connection.execute(f"drop owned by {role}; drop role {role}")  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def app(url: str, db: psycopg.Connection[object], roles: dict[str, str]) -> Iterator[PgEverything]:
-    with PgEverything(make_conninfo(url, options=f"-c role={roles['app']}")) as pg:
-        yield pg
-
-
-@pytest.fixture
-def producer(url: str, db: psycopg.Connection[object], roles: dict[str, str]) -> Iterator[PgEverything]:
-    with PgEverything(make_conninfo(url, options=f"-c role={roles['producer']}")) as pg:
-        yield pg
 
 
 def test_the_application_does_everything_but_migrate(app: PgEverything, roles: dict[str, str]) -> None:
@@ -67,7 +47,10 @@ def test_the_application_does_everything_but_migrate(app: PgEverything, roles: d
     work.options(queue="small").enqueue_many([(False,)])
     dropped = work.options(queue="small").enqueue(False)
 
-    app.worker(queues=["default", "small"]).run(until_idle=True)
+    worker = app.worker(queues=["default", "small"])
+    worker.run(until_idle=True)
+    while app.jobs.get(dead.id).state == "scheduled":  # its second attempt was not due yet, so the worker was idle
+        worker.run(until_idle=True)
 
     states = {job.id: job.state for job in app.jobs.list()}
     assert (states[done.id], states[joined.id], states[dead.id]) == ("succeeded", "succeeded", "dead")
@@ -85,6 +68,123 @@ def test_the_application_does_everything_but_migrate(app: PgEverything, roles: d
     assert app.migrate() == []
 
 
+def test_the_application_looks_after_the_event_log(app: PgEverything, db: psycopg.Connection[object]) -> None:
+    event = app.events.append("t", 1, key="k")
+    app.events.retain("1d")
+    db.execute("select setval('pgeverything.event_seq', 12000000)")
+    last = app.events.append("t", 2)
+
+    assert drive(app._database.carrier(), retention.tend()) is None
+    assert app.events.drop_before(last.position) == 9_999_999
+    assert [each.position for each in app.events.read()] == [last.position]
+    with pytest.raises(RetentionGap):
+        list(app.events.read(after=event.position))
+
+
+def test_the_application_subscribes(app: PgEverything, roles: dict[str, str]) -> None:
+    seen = []
+
+    @app.subscriber("t", name="handled", start="earliest", transactional=True, max_deliveries=1, on_dead="hold")
+    def handle(message: Message, tx: Bound) -> None:
+        seen.append(tx.connection.execute("select current_user").fetchone())
+        if message.data == 2:
+            raise ValueError("as told")
+
+    app.pubsub.subscribe("t", name="s", start="earliest").close()
+    broadcast = app.pubsub.subscribe("t", timeout="300ms")
+    app.events.append_many("t", [1, 2, 3], key="k")
+    app.worker().run(until_idle=True)
+    with app.pubsub.subscribe("t", name="s", timeout="300ms") as subscriber:
+        next(subscriber).ack()
+        next(subscriber).nack(0)
+
+    assert seen == [(roles["app"],)] * 2
+    assert [message.data for message in broadcast] == [1, 2, 3]
+    assert app.dead_letters.redrive(subscription="handled") == 1
+    assert app.pubsub.lag("handled").events == 2
+    app.pubsub.pause("s")
+    app.pubsub.resume("s")
+    app.pubsub.seek("s", "earliest")
+    assert app.pubsub.delete("s")
+
+
+def test_a_producer_listens_and_takes_nothing(producer: PgEverything, app: PgEverything) -> None:
+    app.pubsub.subscribe("t", name="s").close()
+    broadcast = producer.pubsub.subscribe("t", timeout="300ms")
+    producer.pubsub.publish("t", 1)
+
+    assert [message.data for message in broadcast] == [1]
+    assert producer.pubsub.lag("s").events == 1
+    for call in (
+        lambda: producer.pubsub.subscribe("t", name="s"),
+        lambda: producer.pubsub.subscribe("t", name="new"),
+        lambda: producer.pubsub.seek("s", "latest"),
+        lambda: producer.pubsub.pause("s"),
+        lambda: producer.pubsub.delete("s"),
+    ):
+        with pytest.raises(DENIED):
+            call()
+
+
+def test_the_application_keeps_schedules(app: PgEverything, db: psycopg.Connection[object]) -> None:
+    @app.cron(every="1h")
+    @app.task()
+    def work() -> None: ...
+
+    app.scheduler.add("once", work, at=datetime.now(UTC) - timedelta(hours=1))  # whose row is kept for 30 days
+    app.worker().run(until_idle=True)
+    assert [tick.outcome for tick in app.scheduler.history("once")] == ["ran"]
+    app.scheduler.pause("work")
+    app.scheduler.resume("work")
+    app.scheduler.run_now("work")
+    assert app.scheduler.remove("once")
+    with app.transaction() as tx:
+        assert tx.connection.execute("select created from pgeverything.maintain_ticks(9, '30 days')").fetchone()
+
+
+def test_the_application_locks(app: PgEverything, db: psycopg.Connection[object]) -> None:
+    with app.locks.hold("a", wait="1s", renew=True) as lease, app.transaction() as tx:
+        lease.renew()
+        tx.locks.guard(lease)
+    assert app.locks.acquire("a", slots=2, min_hold="1s")
+    assert app.locks.list()[0].name == "a"
+    assert app.locks.break_lock("a") == 1
+    drive(app._database.carrier(), locks.sweep())
+
+
+def test_the_application_caches(app: PgEverything, db: psycopg.Connection[object]) -> None:
+    app.cache.configure(max_entries=1000)
+    app.cache.set_many({"a": 1, "b": b"b"}, tags=["t"])
+    assert app.cache.get_or_set("c", lambda: 2, tags=["t", "u"], stale="1m") == 2
+    assert app.cache.near().get("c") == 2
+    assert (app.cache.add("a", 2), app.cache.increment("n"), app.cache.touch("a")) == (False, 1, True)
+    with app.transaction() as tx:
+        tx.cache.invalidate("a", "c", tags=["u"])
+    stats = app.cache.stats()
+    assert (stats.entries, stats.fills, stats.max_entries) == (2, 1, 1000)
+    assert app.cache.clear() == 2
+    with pytest.raises(DENIED, match="owner of table cache"):
+        app.cache.configure(logged=True)
+
+
+def test_a_producer_neither_locks_nor_caches(producer: PgEverything, db: psycopg.Connection[object]) -> None:
+    for call in (
+        lambda: producer.locks.acquire("a"),
+        lambda: producer.cache.set("k", 1),
+        lambda: producer.cache.get_or_set("k", lambda: 1),
+        lambda: producer.cache.invalidate("k"),
+    ):
+        with pytest.raises(DENIED):
+            call()
+    assert (producer.locks.list(), producer.cache.get("k")) == ([], None)
+
+
+def test_a_producer_looks_at_schedules(producer: PgEverything, db: psycopg.Connection[object]) -> None:
+    assert producer.scheduler.list() == []
+    with pytest.raises(DENIED):
+        producer.scheduler.add("s", "t", every="1h")
+
+
 def test_the_application_keeps_partitions_without_owning_them(app: PgEverything) -> None:
     with app.transaction() as tx:
         made = tx.connection.execute("select * from pgeverything.maintain_partitions(10, '7 days')").fetchone()
@@ -97,6 +197,50 @@ def test_the_application_keeps_partitions_without_owning_them(app: PgEverything)
 def test_the_application_does_not_write_migrations(app: PgEverything) -> None:
     with app.transaction() as tx, pytest.raises(DENIED):
         tx.connection.execute("delete from pgeverything.migrations")
+
+
+def test_a_producer_publishes_and_reads(producer: PgEverything) -> None:
+    events = producer.events
+    first = events.append("orders.eu", 1, key="k", idempotency_key="i")
+    assert events.append("orders.eu", 1, key="k", idempotency_key="i") == first
+    many = events.append_many("orders.us", [1, 2], key=["k", None])
+    with pytest.raises(WrongVersion):
+        events.append("orders.eu", 2, key="k", expected_version=0, idempotency_key="j")
+    with producer.transaction() as tx:
+        by_function = tx.connection.execute("select pgeverything.publish('orders.eu', '2', key => 'k')").fetchone()
+    assert by_function is not None
+
+    assert [event.position for event in events.read("orders.*")] == [
+        first.position,
+        *(event.position for event in many),
+        by_function[0],
+    ]
+    assert events.version("orders.eu", "k") == 2
+    assert events.head() == by_function[0]
+    assert [topic.events for topic in events.topics()] == [2, 2]
+    assert events.stalled_by() == []
+
+
+def test_a_role_that_may_not_see_how_far_the_log_is_is_told(
+    producer: PgEverything, db: psycopg.Connection[object], roles: dict[str, str]
+) -> None:
+    sequence, role = "pgeverything.event_seq", roles["producer"]
+    db.execute(f"revoke usage on sequence {sequence} from {role}".encode())
+    try:
+        with pytest.raises(SchemaError, match="permission denied"):
+            producer.events.head()
+    finally:
+        db.execute(f"grant usage on sequence {sequence} to {role}".encode())
+
+
+def test_a_producer_that_may_not_create_partitions_appends_all_the_same(
+    producer: PgEverything, db: psycopg.Connection[object], caplog: pytest.LogCaptureFixture
+) -> None:
+    db.execute("select setval('pgeverything.event_seq', 100000)")
+
+    assert producer.events.append("t", 1).position == 100_001
+    assert producer.events.append_many("t", [1] * 100_000)[-1].position == 200_001
+    assert caplog.records == []
 
 
 def test_a_producer_adds_jobs_and_looks(producer: PgEverything) -> None:
@@ -127,7 +271,15 @@ def test_a_producer_adds_jobs_and_looks(producer: PgEverything) -> None:
         "select * from pgeverything.claim(1, '{default}', '{0}', '{0}', 1)",
         "select * from pgeverything.advance(1)",
         "select * from pgeverything.maintain_partitions(0, '-1 year')",
+        "select * from pgeverything.maintain_ticks(0, '-1 year')",
+        "update pgeverything.schedules set paused = true",
         "insert into pgeverything.queues (name, paused) values ('default', true)",
+        "delete from pgeverything.events",
+        "update pgeverything.events set data = '{}'",
+        "select pgeverything.drop_events(1)",
+        "select pgeverything.discard_events()",
+        "select pgeverything.extend_events(9)",
+        "update pgeverything.event_retention set keep = '1 day'",
     ],
 )
 def test_a_producer_changes_runs_and_ends_nothing(producer: PgEverything, statement: str) -> None:
@@ -137,14 +289,32 @@ def test_a_producer_changes_runs_and_ends_nothing(producer: PgEverything, statem
         tx.connection.execute(statement)
 
 
-def test_only_one_function_has_its_owners_rights_and_it_is_not_everybodys(db: psycopg.Connection[object]) -> None:
+def test_few_functions_have_their_owners_rights_and_they_are_not_everybodys(db: psycopg.Connection[object]) -> None:
     privileged = db.execute(
         "select proname, has_function_privilege('public', oid, 'execute'), proconfig::text from pg_proc"
         " where pronamespace = 'pgeverything'::regnamespace and prosecdef"
     ).fetchall()
 
-    assert [row[:2] for row in privileged] == [("maintain_partitions", False)]
-    assert '"search_path=pg_catalog, pg_temp"' in privileged[0][2]
+    assert {row[:2] for row in privileged} == {
+        ("maintain_partitions", False),
+        ("extend_events", False),
+        ("drop_events", False),
+        ("discard_events", False),
+        ("maintain_ticks", False),
+        ("audit_row", False),
+        ("audit_update", False),
+        ("audit_bulk", False),
+        ("audit_truncate", False),
+        ("audit_record", False),
+        ("audit_note", False),
+        ("audit_seal", False),
+        ("audit_erase", False),
+        ("audit_partitions", False),
+        ("audit_drop", False),
+    }
+    assert all('"search_path=pg_catalog, pg_temp"' in row[2] for row in privileged)
+    assert db.execute("select has_function_privilege('public', p.oid, 'execute') from pg_proc p"
+                      " where p.proname = 'audit_write'").fetchall() == [(False,)]  # fmt: skip
 
 
 def test_every_function_says_where_it_looks(db: psycopg.Connection[object]) -> None:

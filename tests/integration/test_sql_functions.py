@@ -102,6 +102,20 @@ def test_the_function_works_whatever_the_search_path(db: Database, pg: PgEveryth
     assert pg.jobs.counts()["ready"] == 1
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "run_at => 'infinity'",
+        "delay => interval '20000 years'",
+        "expires => interval '20000 years'",
+        "run_at => '-infinity', expires => '1 day'",
+    ],
+)
+def test_a_time_that_programs_cannot_read_is_refused(db: Database, option: str) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation, match=r"_9900|_9899"):
+        db.execute(f"select pgeverything.enqueue('mail', {option})".encode())
+
+
 # Many ---------------------------------------------------------------------------------------------------------------
 
 

@@ -106,7 +106,7 @@ def test_an_interrupted_run_leaves_no_server(tmp_path: Path) -> None:
     with pytest_in_a_process(environment, *arguments) as process:
         assert process.stderr is not None
         home = Path(process.stderr.readline().strip())
-        assert list(home.glob("*/data/postmaster.pid"))
+        assert list(home.glob("*/*/data/postmaster.pid"))
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from pgeverything import AsyncPgEverything, JobContext, JobError, JobLost, PgEverything, Retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import psycopg
 
     Database = psycopg.Connection[Any]
 
@@ -140,6 +139,41 @@ def test_a_job_has_one_transaction(pg: PgEverything, db: Database) -> None:
     pg.worker().run(until_idle=True)
     assert len(errors) == 1
     assert (pg.jobs.get(job.id).state, kept(db)) == ("succeeded", [1])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_transaction_has_no_other_within_it(pg: PgEverything, db: Database, asynchronous: bool) -> None:
+    """The inner one would end the job, so that the outer one's writes are undone and nobody makes them again."""
+
+    def within(context: JobContext) -> None:
+        with context.transaction() as outer:
+            outer.connection.execute("insert into effects values (1)")
+            with pytest.raises(JobError, match="open already"), context.transaction():
+                raise AssertionError("never reached")
+
+    async def awithin(context: JobContext) -> None:
+        async with context.transaction() as outer:
+            await outer.connection.execute("insert into effects values (1)")
+            with pytest.raises(JobError, match="open already"):
+                async with context.transaction():
+                    raise AssertionError("never reached")
+
+    job = pg.task(name="within")(awithin if asynchronous else within).enqueue()
+    pg.worker().run(until_idle=True)
+    assert (pg.jobs.get(job.id).state, kept(db)) == ("succeeded", [1])
+
+
+def test_a_transaction_that_failed_can_be_had_again(pg: PgEverything, db: Database) -> None:
+    @pg.task()
+    def again(context: JobContext) -> None:
+        with pytest.raises(psycopg.errors.DivisionByZero), context.transaction() as tx:
+            tx.connection.execute("select 1 / 0")
+        with context.transaction() as tx:
+            tx.connection.execute("insert into effects values (2)")
+
+    job = again.enqueue()
+    pg.worker().run(until_idle=True)
+    assert (pg.jobs.get(job.id).state, kept(db)) == ("succeeded", [2])
 
 
 def test_what_the_handler_sees_when_its_job_was_lost(pg: PgEverything, db: Database) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pgeverything import JobContext, NotMigrated, PgEverything
+from pgeverything.engine.carriers import AsyncPoolCarrier
+from pgeverything.engine.plan import Query
 from pgeverything.worker.fetch import Fetcher
+from tests import pgbouncer
 
 if TYPE_CHECKING:
     import psycopg
@@ -69,6 +73,40 @@ def test_it_is_listed_while_it_works(pg: PgEverything, db: Database) -> None:
     look.enqueue()
     pg.worker(name="one", concurrency=3).run(until_idle=True)
     assert seen == [([("one", ["q"], 3, 0, 0)], 1)]
+
+
+async def test_a_handler_of_an_idle_worker_begins_before_its_claim_is_hardened(
+    pg: PgEverything, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    answered: list[str] = []
+    execute = AsyncPoolCarrier.execute
+
+    async def noted(carrier: AsyncPoolCarrier, query: Query[Any]) -> Any:
+        name = f"{query.statement.name} {query.params.get('soon', '')}".strip()
+        if query.statement.name in ("claim", "harden"):
+            seen.append(name)
+        answer = await execute(carrier, query)
+        answered.append(name)
+        return answer
+
+    @pg.task()
+    async def work() -> None:
+        seen.append("work")
+
+    monkeypatch.setattr(AsyncPoolCarrier, "execute", noted)
+    work.enqueue()
+    worker = pg.worker()
+    serving = asyncio.create_task(worker.serve())
+    await until(lambda: "claim True" in answered)  # it has said that it sleeps, and looked once more
+    await asyncio.to_thread(work.enqueue)
+    await until(lambda: states(pg) == {"succeeded": 2})
+    worker.stop()
+    await serving
+
+    first, second = (place for place, name in enumerate(seen) if name == "work")
+    assert seen[first - 1 : first + 2] != ["claim True", "work", "harden"]
+    assert seen[second - 1 : second + 2] == ["claim True", "work", "harden"]
 
 
 def test_sigterm_drains(pg: PgEverything, db: Database) -> None:
@@ -151,7 +189,62 @@ def test_cancelling_it_leaves_its_jobs_to_be_rescued(pg: PgEverything, db: Datab
     assert len(workers(db)) == 1
 
 
-@pytest.mark.parametrize("listen", [True, False])
+def test_it_outlives_a_server_that_takes_no_writes(
+    pg: PgEverything, db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a failover, while connections end up at the old primary or at a standby that is not promoted yet."""
+
+    @pg.task()
+    async def ping() -> None: ...
+
+    def reconnect(read_only: str) -> None:
+        """Have every connection but the test's own made anew."""
+        name = db.info.dbname
+        db.execute(f"alter database {name} set default_transaction_read_only = {read_only}".encode())
+        db.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and pid <> pg_backend_pid()",
+            [name],
+        )
+
+    async def scenario() -> None:
+        worker = pg.worker(poll="50ms", lease="2s", listen=False)
+        serving = asyncio.create_task(worker.serve())
+        try:
+            await until(lambda: workers(db))
+            reconnect("on")
+            await until(lambda: serving.done() or caplog.text.count("read-only transaction") >= 3)
+            reconnect("off")
+            job = pg.on(db).jobs.enqueue("ping")
+            await until(lambda: serving.done() or pg.on(db).jobs.get(job.id).state == "succeeded")
+        finally:
+            db.execute(f"alter database {db.info.dbname} reset default_transaction_read_only".encode())
+        worker.stop()
+        await serving
+
+    asyncio.run(scenario())
+
+
+def test_cancelling_it_ends_it_whatever_its_handlers_make_of_that(pg: PgEverything, db: Database) -> None:
+    began = asyncio.Event()
+
+    @pg.task()
+    async def stubborn() -> None:
+        began.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+    async def scenario() -> None:
+        stubborn.enqueue()
+        serving = asyncio.create_task(pg.worker().serve())
+        await asyncio.wait_for(began.wait(), 30)
+        serving.cancel()
+        ended, _ = await asyncio.wait([serving], timeout=30)
+        assert ended
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("listen", [pytest.param(True, marks=pgbouncer.needs_hints), False])
 def test_a_sleeping_worker_is_woken_or_looks_again(
     pg: PgEverything, listen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from datetime import datetime
 from typing import Any, assert_type
 
 import psycopg
@@ -10,9 +11,11 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from pgeverything import AsyncPgEverything, Job, JobContext, JobQueue, PgEverything
+from pgeverything import AsyncPgEverything, Event, EventLog, Job, JobContext, JobQueue, PgEverything
 from pgeverything.app import AsyncBound, Bound
-from pgeverything.dead_letters import DeadGroup
+from pgeverything.dead_letters import DeadDelivery, DeadGroup
+from pgeverything.doctor import Check, Health
+from pgeverything.events import OpenPublisher, Topic
 from pgeverything.jobs import Queue, State
 from pgeverything.tasks import AsyncTask, Task
 
@@ -30,10 +33,12 @@ def blocking(pg: PgEverything) -> None:
     assert_type(pg.jobs.why(1), str)
     assert_type(pg.jobs.queues(), list[Queue])
     pg.jobs.configure("q", max_depth=None, on_full="wait", concurrency=3, per_key=2)
-    assert_type(pg.dead_letters.list(task="mail"), list[Job])
+    assert_type(pg.dead_letters.list(task="mail"), list[Job | DeadDelivery])
     assert_type(pg.dead_letters.groups(), list[DeadGroup])
     assert_type(pg.dead_letters.redrive([1], rate=5), int)
     assert_type(pg.dead_letters.discard(everything=True), int)
+    assert_type(pg.doctor(), Health)
+    assert_type(pg.doctor()["schema"], Check)
 
     pg.jobs.enqueue(7)  # type: ignore[arg-type]
     pg.jobs.enqueue("mail", [1])  # type: ignore[arg-type]
@@ -51,6 +56,7 @@ def awaited(pg: AsyncPgEverything) -> None:
     _ = assert_type(pg.jobs.wait(1), Coroutine[Any, Any, Job])
     _ = assert_type(pg.jobs.counts(), Coroutine[Any, Any, dict[State, int]])
     _ = assert_type(pg.dead_letters.groups(), Coroutine[Any, Any, list[DeadGroup]])
+    _ = assert_type(pg.doctor(), Coroutine[Any, Any, Health])
     _ = pg.jobs.enqueue("mail", prio=1)  # type: ignore[call-arg]
 
 
@@ -76,6 +82,37 @@ async def abound(
     tx.jobs.wait(1)  # type: ignore[attr-defined]
     async with pg.transaction() as own:
         assert_type(own, AsyncBound)
+
+
+def events(pg: PgEverything, when: datetime) -> None:
+    assert_type(pg.events, EventLog)
+    assert_type(pg.events.append("t", {"any": "thing"}, type="x", key="k", expected_version=0), Event)
+    assert_type(pg.events.append_many("t", [1, 2], key=["a", None], type=["x", "y"]), list[Event])
+    assert_type(pg.events.read("t.*", key="k", type="x", after=when, until=9, limit=5), Iterator[Event])
+    assert_type(pg.events.head(), int)
+    assert_type(pg.events.version("t", "k"), int)
+    assert_type(pg.events.topics("t.>"), list[Topic])
+    assert_type(pg.events.stalled_by(), list[OpenPublisher])
+    assert_type(pg.events.drop_before(when), int)
+    pg.events.retain("90d")
+    pg.events.append("t")  # type: ignore[call-arg]
+    pg.events.append("t", 1, key=7)  # type: ignore[arg-type]
+    pg.events.append_many("t", 7)  # type: ignore[arg-type]
+    pg.events.read(after="yesterday")  # type: ignore[arg-type]
+    with pg.transaction() as tx:
+        assert_type(tx.events.append("t", 1), Event)
+        assert_type(tx.events.read(include_own=True), Iterator[Event])
+        tx.events.drop_before(1)  # type: ignore[attr-defined]
+
+
+async def async_events(pg: AsyncPgEverything) -> None:
+    assert_type(await pg.events.append("t", 1), Event)
+    _ = assert_type(pg.events.append_many("t", [1]), Coroutine[Any, Any, list[Event]])
+    assert_type(pg.events.read("t"), AsyncIterator[Event])
+    async for event in pg.events.read("t"):
+        assert_type(event, Event)
+    async with pg.transaction() as tx:
+        assert_type(await tx.events.head(), int)
 
 
 def targets(engine: Engine, async_engine: AsyncEngine) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ ENQUEUE: list[tuple[str, Any, str]] = [
     *(("timeout", value, "timeout=") for value in ("soon", -1, 0, float("inf"))),
     *(("expires", value, "expires=") for value in ("soon", -1, 0)),
     *(("run_at", value, "run_at") for value in ("tomorrow", 7, datetime(2030, 1, 1))),  # noqa: DTZ001 - no zone
+    *(("run_at", datetime(year, 1, 2, tzinfo=UTC), "run_at") for year in (1, 9999)),
     *(("ordering_key", value, "ordering_key=") for value in ("", NUL, "x" * 1025, LONE, 7)),
     *(("max_attempts", value, "max_attempts=") for value in (0, -1, "3", 2**31, True)),
     *(("headers", value, "headers") for value in ("a=b", {"a": 1}, {1: "a"}, {"a": NUL}, {"a": LONE})),
@@ -75,7 +76,7 @@ CALLS: list[tuple[str, str, tuple[Any, ...], dict[str, Any], str]] = [
       for value in WHOLE[:-1]),
     *(("dead_letters", "redrive", (), {"task": "mail", "to_queue": value}, "to_queue=") for value in FILTERS),
     *(("dead_letters", "redrive", (), {"task": "mail", "rate": value}, "rate=")
-      for value in (0, -1, "5", True, float("nan"), float("inf"))),
+      for value in (0, -1, 1e-310, "5", True, float("nan"), float("inf"))),
 ]  # fmt: skip
 
 

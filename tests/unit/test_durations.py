@@ -65,6 +65,12 @@ def test_everything_else_is_refused_by_name(value: object) -> None:
         seconds(value, "delay")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("value", ["90", " 1.5 ", "0"])
+def test_a_number_in_a_text_needs_its_unit(value: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"ttl='{value}' has no unit: write '{value.strip()}s' for seconds"):
+        seconds(value, "ttl")
+
+
 def test_zero_is_refused_where_it_makes_no_sense() -> None:
     assert seconds("0s", "ttl") == 0
     with pytest.raises(InvalidArgument, match="ttl='0s' must be more than 0"):

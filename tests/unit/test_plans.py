@@ -151,7 +151,7 @@ def test_redrive_goes_on_until_nothing_moves() -> None:
         asked.append((params["limit"], params["start"]))
         return [([*range(next(moves))], [])]
 
-    assert Script(redrive=answer).run(dead.redrive(task="mail", rate=100)) == 2300
+    assert Script(now=lambda _: [(NOW,)], redrive=answer).run(dead.redrive(task="mail", rate=100)) == 2300
     assert asked == [(1000, 0.0), (1000, 10.0), (1000, 20.0), (1000, 23.0)]
 
 
@@ -162,7 +162,7 @@ def test_redrive_stops_at_its_limit() -> None:
         asked.append(params["limit"])
         return [([*range(params["limit"])], [])]
 
-    assert Script(redrive=answer).run(dead.redrive(everything=True, limit=1500)) == 1500
+    assert Script(now=lambda _: [(NOW,)], redrive=answer).run(dead.redrive(everything=True, limit=1500)) == 1500
     assert asked == [1000, 500]
 
 
@@ -307,3 +307,28 @@ READY = "It is ready and next in line."
 )  # fmt: skip
 def test_why_in_words(facts: dict[str, Any], words: str) -> None:
     assert explain(Facts(**FACTS | facts)) == words
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_an_interrupted_plan_is_closed_at_once(blocking: bool) -> None:
+    """Not when the last traceback that knows it is forgotten: what it holds is free where the interrupt is handled."""
+
+    class Interrupted:
+        hints = None
+
+        def execute(self, query: Query[Any]) -> Any:
+            raise KeyboardInterrupt
+
+    closed = []
+
+    def waits() -> Plan[None]:
+        try:
+            yield from Query(statements("events")["dropped"], {}, nothing)
+        finally:
+            closed.append(True)
+
+    carrier: Any = Interrupted()
+    try:
+        drive(carrier, waits()) if blocking else asyncio.run(adrive(carrier, waits()))
+    except KeyboardInterrupt:
+        assert closed

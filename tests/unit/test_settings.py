@@ -20,21 +20,21 @@ def test_the_first_that_is_set_names_the_database(monkeypatch: pytest.MonkeyPatc
     assert settings.database_url() is None
     for name in reversed(NAMES[2:]):
         monkeypatch.setenv(name, "x")
-        assert settings.database_url() == ""
+        assert settings.database_url() == ("", f"${name}")
         monkeypatch.setenv(name, "")
         assert settings.database_url() is None
     monkeypatch.setenv("PGHOST", "x")
     monkeypatch.setenv("DATABASE_URL", "postgresql://two")
-    assert settings.database_url() == "postgresql://two"
+    assert settings.database_url() == ("postgresql://two", "$DATABASE_URL")
     monkeypatch.setenv("PGEVERYTHING_URL", "postgresql://one")
-    assert settings.database_url() == "postgresql://one"
+    assert settings.database_url() == ("postgresql://one", "$PGEVERYTHING_URL")
     monkeypatch.setenv("PGEVERYTHING_URL", "")
-    assert settings.database_url() == "postgresql://two"
+    assert settings.database_url() == ("postgresql://two", "$DATABASE_URL")
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"])
 def test_a_url_loses_its_driver(scheme: str) -> None:
-    assert settings.conninfo(f"{scheme}://u:p@h/d?x=y") == "postgresql://u:p@h/d?x=y"
+    assert settings.conninfo(f"{scheme}://u:p@h/d?sslmode=require") == "postgresql://u:p@h/d?sslmode=require"
 
 
 def test_libpqs_own_form_stays() -> None:

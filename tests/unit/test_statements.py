@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgeverything import schema
 from pgeverything.engine.statements import Statement, in_schema, named, numbered, statements
 
-MODULES = ["jobs", "worker", "dead_letters", "migrate"]
+MODULES = sorted(path.stem for path in (Path(schema.__file__).parent / "sql").glob("*.sql"))
 SAMPLE = "select pg_notify('pgeverything', x), 'pgeverything migrate ' from pgeverything.jobs, mypgeverything.t"
 
 
@@ -22,6 +24,12 @@ def test_every_statement_has_a_name_and_says_what_it_does(module: str) -> None:
         assert (statement.module, statement.name, repr(statement)) == (module, name, f"{module}.{name}")
         assert statement.text.startswith("-- ")
         assert not statement.text.endswith(";")
+
+
+def test_what_a_statement_says_of_itself() -> None:
+    locks = statements("locks")
+    assert [name for name, statement in locks.items() if statement.inside] == ["guard"]
+    assert [name for name, statement in locks.items() if statement.fresh] == ["list", "get"]
 
 
 @pytest.mark.parametrize("statement", [s for module in MODULES for s in statements(module).values()], ids=repr)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import psycopg
 import pytest
 
+from pgeverything import PgEverything
 from pgeverything.engine.plan import Query
+from pgeverything.errors import ConfigurationError
 from pgeverything.worker import claim
 from pgeverything.worker.acknowledge import Acknowledger
 from pgeverything.worker.claim import Pace
 from pgeverything.worker.claimed import Claimed
+from pgeverything.worker.crew import Crew
 from pgeverything.worker.hands import Hands
 from pgeverything.worker.lease import Lease
 from pgeverything.worker.outcome import Ended, Failed
@@ -20,6 +24,12 @@ from pgeverything.worker.outcome import Ended, Failed
 
 def claimed(job: int, worker: int = 1) -> Claimed:
     return Claimed((job, job, "mail", "{}", 1, "q", 0, None, None, None, False, 0, None, None, None), worker)
+
+
+async def test_run_names_serve_where_an_event_loop_runs() -> None:
+    worker = PgEverything("postgresql://127.0.0.1:1/nowhere").worker(queues=["q"])
+    with pytest.raises(ConfigurationError, match=r"`await worker.serve\(\)`"):
+        worker.run()
 
 
 # Hands --------------------------------------------------------------------------------------------------------------
@@ -81,7 +91,7 @@ async def test_what_the_database_has_not_taken_yet_is_bounded() -> None:
 
 
 async def test_only_what_is_still_held_is_let_go() -> None:
-    hands, old, new = Hands(1), claimed(7), claimed(7)
+    hands, old, new = Hands(1), claimed(7), claimed(7, worker=2)
     hands.take([old])
     hands.take([new])  # claimed again after a rescue
     hands.settled([Ended(old, "succeeded")])
@@ -89,6 +99,18 @@ async def test_only_what_is_still_held_is_let_go() -> None:
     assert hands.held == {7: new}
     hands.drop(new)
     assert hands.held == {}
+
+
+async def test_a_claim_that_a_crash_undid_and_that_was_made_again_runs_once() -> None:
+    hands, first, again = Hands(2), claimed(7), claimed(7)
+    hands.take([first])
+    hands.take([again])
+    assert hands.held == {7: first}
+    assert await hands.next() is first
+    assert hands.unstarted() == []
+    first.lost = True
+    hands.take([again])
+    assert hands.held == {7: again}
 
 
 async def test_what_has_not_started_is_taken_back_out() -> None:
@@ -196,6 +218,16 @@ async def test_what_gathers_while_a_batch_is_on_its_way_goes_together() -> None:
     assert desk.lease.finished == 999
 
 
+async def test_results_that_are_large_together_go_apart() -> None:
+    """In one message they would be more than the protocol takes, and nothing of this worker would be acknowledged."""
+    database = Database()
+    acknowledger = Acknowledger(database, Lease(["default"], 1, None, 30.0), lambda *_: None)
+    for job, size in enumerate([9_000_000, 1, 3_000_000, 5_000_000, 1_000_000]):
+        acknowledger.put(Ended(claimed(job), "succeeded", "9" * size))
+    await acknowledger.flush()
+    assert [jobs for _, _, jobs in database.batches] == [[0], [1, 2], [3, 4]]
+
+
 async def test_failures_and_successes_are_one_statement_each() -> None:
     desk = Desk()
     desk.put(ended(1), Failed(claimed(2), 1.0), ended(3), Failed(claimed(4), None, "dead"))
@@ -246,3 +278,37 @@ async def test_it_insists_through_trouble(monkeypatch: pytest.MonkeyPatch, caplo
     assert desk.database.batches == [("finish", 1, [1])]
     assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
     assert "could not acknowledge" in caplog.text
+
+
+# The crew -----------------------------------------------------------------------------------------------------------
+
+
+class Suspicious:
+    """What a crew needs of a fetcher."""
+
+    def __init__(self) -> None:
+        self.suspicion = asyncio.Event()
+
+    def suspect(self) -> None:
+        self.suspicion.set()
+
+
+class LetGo:
+    """An executor whose job is let go while its handler runs."""
+
+    async def run(self, job: Claimed) -> None:
+        job.lost = True
+
+
+async def test_a_job_that_was_let_go_is_suspected_when_its_handler_ends() -> None:
+    """The lease may be ours again by then. Only a suspicion makes somebody look for jobs that nobody runs."""
+    hands, fetcher, lease = Hands(1), Suspicious(), Lease(["default"], 1, None, 30.0)
+    lease._renewed = time.monotonic()
+    crew = Crew(Database(), lease, hands, fetcher, LetGo())  # type: ignore[arg-type]
+    hands.take([claimed(1)])
+    running = asyncio.create_task(crew.run())
+    try:
+        await asyncio.wait_for(fetcher.suspicion.wait(), 30)
+        assert hands.held == {}
+    finally:
+        running.cancel()

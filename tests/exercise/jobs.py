@@ -1,20 +1,11 @@
-"""Runs every statement of the job queue, with effect, for tests that look at what Postgres makes of it."""
+"""Everything of the job queue that runs often, and every way to look at jobs."""
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from pgeverything.engine.plan import Rows
-
-
-class Session(Protocol):
-    """What runs a named statement."""
-
-    def run(self, name: str, /, **params: object) -> Rows: ...
+from .session import Session
 
 
 def exercise(session: Session) -> None:
-    """Run everything that runs often, and every way to look at jobs, with effect."""
     run = session.run
     worker = run("worker.register", name="w", queues=["a"], concurrency=9, lease=3600.0)[0][0]
     run("worker.heartbeat", worker=worker, jobs=[1, 2], finished=1, failed=0, refused=0)
@@ -50,8 +41,10 @@ def exercise(session: Session) -> None:
             priorities=[lane[1] for lane in lanes],
             after=[0] * len(lanes),
             limit=20,
+            soon=True,
         )
     ]
+    run("worker.harden", worker=worker)
     limited = run("worker.claim_limited", worker=worker, queues=["limited"], priorities=[-1], limit=20)
     give_up = {"delays": None, "used": 1, "reasons": "r", "fingerprints": "f", "errors": "{}"}
     for name, more in (
@@ -87,9 +80,10 @@ def exercise(session: Session) -> None:
     filters = {"queue": None, "task": None, "fingerprint": None}
     dead = run("dead_letters.list", **filters, limit=20)
     run("dead_letters.groups", queue=None, task=None, limit=20)
-    run("dead_letters.redrive", **filters, ids=None, to_queue=None, limit=9, start=0.0, gap=0.1)
+    [(now,)] = run("dead_letters.now")
+    run("dead_letters.redrive", **filters, ids=None, to_queue=None, limit=9, start=0.0, gap=0.1, until=now)
     for row in dead[-1:]:
-        run("dead_letters.redrive", **filters, ids=[row[0]], to_queue="b", limit=1, start=0.0, gap=0.0)
+        run("dead_letters.redrive", **filters, ids=[row[0]], to_queue="b", limit=1, start=0.0, gap=0.0, until=now)
     run("dead_letters.discard", **filters, ids=None, limit=5)
     run("jobs.full", queue="a", wanted=1)
     run("worker.rescue", most=3, stray=30.0, apart=30.0)
@@ -98,4 +92,5 @@ def exercise(session: Session) -> None:
     run("worker.orphans", worker=worker, jobs=[1], age=5.0)
     for row in limited:
         run("jobs.cancel", id=row[0], reason="r")
+    run("worker.hand_over", queues=["limited"])
     run("worker.leave", worker=worker)
