@@ -11,13 +11,59 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pgeverything import AsyncDeadLetters, AsyncJobQueue, DeadLetters, JobQueue
-from pgeverything.engine.plan import Async, op
+from pgeverything import (
+    AsyncAuditTrail,
+    AsyncCache,
+    AsyncDeadLetters,
+    AsyncEventLog,
+    AsyncJobQueue,
+    AsyncLocks,
+    AsyncPubSub,
+    AsyncScheduler,
+    AuditTrail,
+    Cache,
+    DeadLetters,
+    EventLog,
+    JobQueue,
+    Locks,
+    PubSub,
+    Scheduler,
+)
+from pgeverything.audit import AsyncBoundAudit, BoundAudit
+from pgeverything.cache import AsyncBoundCache, BoundCache
+from pgeverything.engine.plan import Async, method, op
+from pgeverything.locks import AsyncBoundLocks, BoundLocks
+from pgeverything.pubsub import AsyncBoundPubSub, BoundPubSub
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-NAMESPACES = (JobQueue, AsyncJobQueue, DeadLetters, AsyncDeadLetters)
+NAMESPACES = (
+    JobQueue,
+    AsyncJobQueue,
+    EventLog,
+    AsyncEventLog,
+    DeadLetters,
+    AsyncDeadLetters,
+    Scheduler,
+    AsyncScheduler,
+    Cache,
+    AsyncCache,
+    BoundCache,
+    AsyncBoundCache,
+    Locks,
+    AsyncLocks,
+    BoundLocks,
+    AsyncBoundLocks,
+    PubSub,
+    AsyncPubSub,
+    BoundPubSub,
+    AsyncBoundPubSub,
+    AuditTrail,
+    AsyncAuditTrail,
+    BoundAudit,
+    AsyncBoundAudit,
+)
 
 _RESULT = re.compile(r"Plan\[(.*)\]", re.DOTALL)
 
@@ -34,23 +80,24 @@ def as_method(name: str, operation: op[..., Any], namespace: type) -> Callable[.
     """Return a function that looks as the operation does to a caller of this namespace."""
     if issubclass(namespace, Async):
 
-        async def method(self: Any, *args: Any, **kwargs: Any) -> Any: ...
+        async def shown(self: Any, *args: Any, **kwargs: Any) -> Any: ...
     else:
 
-        def method(self: Any, *args: Any, **kwargs: Any) -> Any: ...
+        def shown(self: Any, *args: Any, **kwargs: Any) -> Any: ...
 
     signature = inspect.signature(operation.plan)
     found = _RESULT.fullmatch(str(signature.return_annotation))
     if found is None:
         raise TypeError(f"{operation.plan.__qualname__} is annotated {signature.return_annotation!r}, not Plan[...]")
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    method.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[itself, *signature.parameters.values()], return_annotation=found[1]
+    parameters = list(signature.parameters.values())[isinstance(operation, method) :]  # its first one is the namespace
+    shown.__signature__ = signature.replace(  # type: ignore[attr-defined]  # what `inspect` looks for
+        parameters=[itself, *parameters], return_annotation=found[1]
     )
-    method.__annotations__ = {}  # Sphinx would take `args: Any` from here for a parameter of that name
-    method.__name__, method.__qualname__ = name, f"{namespace.__qualname__}.{name}"
-    method.__module__, method.__doc__ = namespace.__module__, operation.plan.__doc__
-    return method
+    shown.__annotations__ = {}  # Sphinx would take `args: Any` from here for a parameter of that name
+    shown.__name__, shown.__qualname__ = name, f"{namespace.__qualname__}.{name}"
+    shown.__module__, shown.__doc__ = namespace.__module__, operation.plan.__doc__
+    return shown
 
 
 def _install(_app: Sphinx) -> None:
