@@ -6,15 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
+from tests.waiting import eventually
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 REPOSITORY = Path(__file__).parents[1]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
@@ -41,13 +42,6 @@ def spawn(code: str, *arguments: str | Path, **options: Any) -> subprocess.Popen
     )
 
 
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.002)
-
-
 def one(url: str, query: str) -> Any:
     with psycopg.connect(url) as connection:
         row = connection.execute(query).fetchone()
@@ -62,7 +56,7 @@ def execute(url: str, statement: str) -> None:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not is_running(pid), "the killed process to end")
+    eventually(lambda: not is_running(pid), "the killed process to end")
 
 
 def is_running(pid: int) -> bool:

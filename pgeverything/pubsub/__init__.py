@@ -92,7 +92,7 @@ def _source(
         return Broadcast(topics, wait, outlook)
     check_name(name, "name")
     return Durable(
-        pattern, name, check_place("latest" if start is None else start, "start"), check_settings(**settings),
+        pattern, name, check_place("latest" if start is None else start, "start"), check_settings(**settings), outlook,
         retry=retry or Retry(), max_in_flight=max_in_flight, lease=length, timeout=wait,
     )  # fmt: skip
 

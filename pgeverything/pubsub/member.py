@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,16 +32,22 @@ class Claim:
     Attributes:
         held: the deliveries.
         states: how each subscription is; see the SQL function.
-        next_due: in how many seconds the next delivery is due that waits for its time.
-        moved: whether there may be more at once.
+        due: in how many seconds the next delivery of a subscription is due that waits for its time.
+        horizon: how far the log can be read.
     """
 
-    __slots__ = ("held", "next_due", "states")
+    __slots__ = ("due", "held", "horizon", "states")
 
     def __init__(self) -> None:
         self.held: list[Held] = []
         self.states: dict[int, str] = {}
-        self.next_due = float("inf")
+        self.due: dict[int, float] = {}
+        self.horizon = 0
+
+    @property
+    def next_due(self) -> float:
+        """In how many seconds the next delivery of any of them is due."""
+        return min(self.due.values(), default=float("inf"))
 
     @property
     def more(self) -> bool:
@@ -73,29 +80,37 @@ class Member:
         return self._renewed + self.lease * 5 / 6 - time.monotonic()
 
     @property
+    def age(self) -> float:
+        """For how many seconds the lease has not been renewed."""
+        return time.monotonic() - self._renewed
+
+    @property
     def trusted(self) -> bool:
         """Whether what it holds is certainly still its own."""
         return self.left > 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was told that it is no member."""
+        return self._renewed == float("-inf")
+
+    @property
+    def next_beat(self) -> float:
+        """In how many seconds to renew the lease: not in step with the others here, so that one does it for all."""
+        rest = self.heartbeat * random.uniform(0.9, 1.0)  # noqa: S311
+        return rest - self.age if self.age < rest else rest
 
     def register(self) -> Plan[None]:
         """Become a member, under a new number."""
         sent = time.monotonic()
         params = {"name": self.name, "subscriptions": list(self.subscriptions), "lease": self.lease}
         self.id = yield from Query(SQL["register"], params, whole)
-        self._renewed = sent
+        self.renewed(sent)
         yield from rescue()
 
-    def beat(self) -> Plan[bool]:
-        """Renew the lease; returns whether it still was one. Looks after members that have fallen silent."""
-        sent = time.monotonic()
-        rows = yield from Query(SQL["beat"], {"member": self.id}, same)
-        if not rows:
-            self._renewed = float("-inf")
-            return False
-        self._renewed = sent
-        if rows[0][0]:
-            yield from rescue()
-        return True
+    def renewed(self, sent: float | None) -> None:
+        """Note that the lease was renewed by what was `sent` then, or is lost."""
+        self._renewed = float("-inf") if sent is None else sent
 
     def leave(self) -> Plan[None]:
         """Put back what it holds, and be no member any more."""
@@ -107,27 +122,10 @@ class Member:
 
         A delivery whose event retention has dropped meanwhile is dead, because there is nothing to deliver.
         """
-        params = {"member": self.id, "subscriptions": list(most), "most": list(most.values())}
-        rows = yield from Query(SQL["claim"], params, same)
-        claim, missing = Claim(), []
-        handed = []
-        for row in rows:
-            if row[3] is None:
-                claim.states[row[0]] = row[1]
-                if row[1] == "lost":
-                    self._renewed = float("-inf")
-                if row[2] is not None:
-                    claim.next_due = min(claim.next_due, max(row[2], 0.001))
-            elif row[7] is None:
-                missing.append(row)
-            else:
-                handed.append(row)
-        events = read_events([(row[3], *row[7:]) for row in handed])
-        claim.held = [
-            Held(row[0], row[3], row[4], row[6], row[5], event) for row, event in zip(handed, events, strict=True)
-        ]
-        for row in missing:
-            gone = Held(row[0], row[3], row[4], row[6], row[5], None)  # type: ignore[arg-type]  # nobody gets it
+        claim, missing = yield from _claim(self.id, most)
+        if "lost" in claim.states.values():
+            self.renewed(None)
+        for gone in missing:
             answer = yield from put_back(gone, 0.0, begun=False, reason="retention has dropped its event")
             if answer != "dead":  # what comes after it was put back with it
                 claim.held = [each for each in claim.held if not each.follows(gone)]
@@ -145,6 +143,44 @@ class Member:
         back = yield from Query(SQL["orphans"], params, whole)
         if back:
             log.warning("put back %s message(s) that were in this member's name and not in its hands", back)
+
+
+def look(subscriptions: Iterable[int]) -> Plan[Claim]:
+    """Look how subscriptions are, and how far the log can be read; takes nothing, and one need be no member."""
+    return (yield from _claim(0, dict.fromkeys(subscriptions, 0)))[0]
+
+
+def _claim(member: int, most: Mapping[int, int]) -> Plan[tuple[Claim, list[Held]]]:
+    params = {"member": member, "subscriptions": list(most), "most": list(most.values())}
+    rows = yield from Query(SQL["claim"], params, same)
+    claim, missing, handed = Claim(), [], []
+    for row in rows:
+        if row[3] is None:
+            claim.states[row[0]] = row[1]
+            claim.horizon = row[4]
+            if row[2] is not None:
+                claim.due[row[0]] = max(row[2], 0.001)
+        elif row[7] is None:
+            missing.append(Held(row[0], row[3], row[4], row[6], row[5], None))  # type: ignore[arg-type]  # nobody gets it
+        else:
+            handed.append(row)
+    events = read_events([(row[3], *row[7:]) for row in handed])
+    claim.held = [
+        Held(row[0], row[3], row[4], row[6], row[5], event) for row, event in zip(handed, events, strict=True)
+    ]
+    return claim, missing
+
+
+def beat(members: Iterable[Member]) -> Plan[None]:
+    """Renew the leases of members of this process, or learn that they are lost. Looks after those that fell silent."""
+    ids = {each.id: each for each in members}
+    sent = time.monotonic()
+    renewed, silent = (yield from Query(SQL["beat"], {"members": list(ids)}, same))[0]
+    for id_, each in ids.items():
+        if each.id == id_:  # and not a new one meanwhile
+            each.renewed(sent if id_ in renewed else None)
+    if silent:
+        yield from rescue()
 
 
 def rescue() -> Plan[None]:

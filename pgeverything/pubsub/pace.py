@@ -61,8 +61,12 @@ class Pace:
         """Ask publishers for hints, unless they know; returns whether it did, and then one has to look once more."""
         if not hinted or time.monotonic() < self._asked_until - _MOST_HINTED - 5.0:
             return False
-        yield from Query(SQL["sleep"], {"id": self.id, "seconds": _ASLEEP}, nothing)
-        self._asked_until = time.monotonic() + _ASLEEP
+        before, self._asked_until = self._asked_until, time.monotonic() + _ASLEEP  # one of those who share it will do
+        try:
+            yield from Query(SQL["sleep"], {"id": self.id, "seconds": _ASLEEP}, nothing)
+        except BaseException:
+            self._asked_until = before
+            raise
         return True
 
     def working(self, busy_since: float) -> Plan[None]:

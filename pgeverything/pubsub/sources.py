@@ -130,6 +130,7 @@ class Durable(Source):
         name: str,
         start: dict[str, Any],
         settings: dict[str, Any],
+        outlook: Outlook,
         *,
         retry: Retry,
         max_in_flight: int,
@@ -138,6 +139,7 @@ class Durable(Source):
     ) -> None:
         super().__init__()
         self._pattern, self._name, self._start, self._settings = pattern, name, start, settings
+        self._outlook = outlook
         self._retry, self._most, self._lease, self._timeout = retry, max_in_flight, lease, timeout
         self._known: Known | None = None
         self.member: Member | None = None
@@ -146,7 +148,7 @@ class Durable(Source):
         self._hand: dict[int, Held] = {}  # by position: what is not settled, taken ahead or given out
         self._size, self._given, self._handed_at = 1, 0, 0.0
         self._suspected_at: float | None = None
-        self._claiming = False
+        self._claiming = self._warned = False
         self._nacks: set[int] = set()  # positions that are being put back
         self.beating: asyncio.Task[None] | None = None  # renews the lease in an event loop
 
@@ -155,7 +157,8 @@ class Durable(Source):
         known = yield from create(self._name, self._pattern, self._start, self._settings)
         member = Member([known], self._lease)
         yield from member.register()
-        self._known, self.member, self._pace.id = known, member, member.id
+        self._known, self.member = known, member
+        self._outlook.begin(member)
 
     def next(self) -> Held | None:
         """Return the next message that was taken ahead, if there is one that is still ours."""
@@ -174,50 +177,62 @@ class Durable(Source):
         return (yield from insist(self._more, "claiming"))
 
     def _more(self) -> Plan[bool]:
-        began, warned = time.monotonic(), False
-        assert self._known is not None and self.member is not None  # noqa: S101, PT018
+        began = since = time.monotonic()
+        waited = False  # whether there was nothing to do, so that it is time to look after the others here too
+        assert self._known is not None  # noqa: S101
+        known, outlook = self._known, self._outlook
         with (yield from Watch("events:")) as watching:
             self._watching = watching
             while not self.closed:
                 yield from self._keep_up()
-                room = min(self._next_size(), self._most - len(self._hand))
-                if room <= 0:  # others may settle what they hold, in their own threads
+                if (room := min(self._next_size(), self._most - len(self._hand))) <= 0:
                     if _left(self._timeout, began) <= 0:
                         return False
-                    if not warned and time.monotonic() - began > 10.0:
-                        warned = True
-                        log.warning(
-                            "subscription %r: max_in_flight=%s messages are not acknowledged; waiting for room",
-                            self._name,
-                            self._most,
-                        )
-                    yield Sleep(_FULL)
+                    yield from self._full(began)
                     continue
-                claim = yield from self._claim({self._known.id: room})
-                state = claim.states.get(self._known.id)
-                if state == "lost":
-                    self.lose()
-                    continue
-                if claim.held:
-                    self._size = len(claim.held)
-                    self._handed_at = time.monotonic()
-                    self._pace.found()
-                    return True
-                yield from check_state(self._known, state)
-                if claim.more:
-                    self._pace.found()
-                    continue
+                if (due := outlook.quiet(known.id, since)) is None:
+                    others = dict.fromkeys(outlook.subscriptions, 0) if waited else {}
+                    claim = yield from self._claim(others | {known.id: room})
+                    state, due = claim.states.get(known.id), claim.due.get(known.id, float("inf"))
+                    if state == "lost":
+                        self.lose()
+                        continue
+                    if claim.held:
+                        self._size = len(claim.held)
+                        self._handed_at = time.monotonic()
+                        self._pace.found()
+                        return True
+                    yield from check_state(known, state)
+                    if state == "more":
+                        self._pace.found()
+                        continue
+                    if state == "busy" and _left(self._timeout, began) > 0:
+                        yield Sleep(self._pace.crowded())
+                        continue
                 if (left := _left(self._timeout, began)) <= 0:
                     return False
-                if claim.busy:
-                    yield Sleep(self._pace.crowded())
-                    continue
                 hinted = watching.channel is not None
-                if (yield from self._pace.ask(hinted=hinted)):
+                if (yield from outlook.asking.ask(hinted=hinted)):
+                    since = time.monotonic()
                     continue
-                if (yield from watching.wait(self._pace.pause(min(left, claim.next_due), hinted=hinted))):
+                pause = self._pace.pause(min(left, due), hinted=hinted)
+                since = time.monotonic() + pause / 2  # who wakes up a little later than another need not look
+                waited = not (yield from watching.wait(pause))
+                if not waited:
                     self._pace.found()
+                    since = time.monotonic()
             return False
+
+    def _full(self, since: float) -> Plan[None]:
+        """Wait for room: others may settle what they hold, in their own threads."""
+        if not self._warned and time.monotonic() - since > 10.0:
+            self._warned = True
+            log.warning(
+                "subscription %r: max_in_flight=%s messages are not acknowledged; waiting for room",
+                self._name,
+                self._most,
+            )
+        yield Sleep(_FULL)
 
     def _claim(self, most: dict[int, int]) -> Plan[Any]:
         assert self.member is not None  # noqa: S101
@@ -227,9 +242,11 @@ class Durable(Source):
                 break
             self._claiming = False
             yield Sleep(_APART)
+        began = time.monotonic()
         try:
             claim = yield from self.member.claim(most)
             self._take(claim.held)
+            self._outlook.saw(claim, began)
         except BaseException:  # Ctrl-C and a cancelled task too
             self._suspected_at = time.monotonic()  # it may have gone through without its answer reaching us
             raise
@@ -251,7 +268,7 @@ class Durable(Source):
             self.lose()
             yield from member.leave()
             yield from member.register()
-            self._pace.id, self._suspected_at = member.id, None
+            self._suspected_at = None
         elif self._suspected_at is not None:
             yield from member.put_back_unknown(self._hand.values())
             if time.monotonic() - self._suspected_at > SUSPICION:
@@ -341,8 +358,13 @@ class Durable(Source):
         """Put back what is held and be no member any more."""
         if self.member is not None:
             self.lose()
-            yield from self._pace.awake()
+            yield from self._outlook.end(self.member)
             yield from self.member.leave()
+
+    def beat(self) -> Plan[bool]:
+        """Renew the lease; returns whether it still was one."""
+        assert self.member is not None  # noqa: S101
+        return (yield from self._outlook.beat(self.member))
 
 
 def lost(held: Held, name: str) -> MessageLost:

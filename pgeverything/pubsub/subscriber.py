@@ -75,7 +75,7 @@ class _Background(threading.Thread):
         """Renew the lease until ended."""
         member = self._source.member
         assert member is not None  # noqa: S101
-        rest = member.heartbeat
+        rest = member.next_beat
         while not self._over:
             if self._changed.wait(rest):
                 self._changed.clear()
@@ -83,8 +83,8 @@ class _Background(threading.Thread):
                     self._dropped = False
                     self._try(self._source.put_back_ahead())
                 continue
-            beaten = self._try(member.beat())
-            rest = member.heartbeat if beaten is not None else min(1.0, member.heartbeat)
+            beaten = self._try(self._source.beat())
+            rest = member.next_beat if beaten is not None else min(1.0, member.heartbeat)
             if beaten is False:
                 log.error("member %s was declared dead: letting go of its messages", member.id)
                 self._source.lose()
@@ -287,7 +287,7 @@ async def _abeat_while_held(
 ) -> None:
     member = source.member
     assert member is not None  # noqa: S101
-    due, dropped = member.heartbeat, False
+    due, dropped = member.next_beat, False
     while opened() is not None:
         rest = min(due, _LOOK)
         await asyncio.sleep(rest)
@@ -298,8 +298,9 @@ async def _abeat_while_held(
                 await adrive_on(carrier, source.put_back_ahead())
             if due > 0:
                 continue
-            due = member.heartbeat
-            if not await adrive_on(carrier, member.beat()):
+            beaten = await adrive_on(carrier, source.beat())
+            due = member.next_beat
+            if not beaten:
                 log.error("member %s was declared dead: letting go of its messages", member.id)
                 source.lose()
         except Exception as error:

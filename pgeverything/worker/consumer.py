@@ -16,7 +16,7 @@ from ..engine.statements import statements
 from ..errors import PgEverythingError
 from ..pubsub.handlers import Handler
 from ..pubsub.manage import create
-from ..pubsub.member import SUSPICION, Claim, Member, acknowledge, check_state, put_back
+from ..pubsub.member import SUSPICION, Claim, Member, acknowledge, beat, check_state, put_back
 from ..pubsub.pace import Pace
 from ..pubsub.sources import insist
 from ..pubsub.values import Held
@@ -267,7 +267,8 @@ class Consumer:
             await asyncio.sleep(rest)
             rest = self._member.heartbeat
             try:
-                if not await adrive(self._carrier, self._member.beat()):
+                await adrive(self._carrier, beat([self._member]))
+                if self._member.lost:
                     async with self._claiming:
                         await self._lost()
                 elif self._suspected_at is not None or time.monotonic() - self._counted_at > _COUNT:

@@ -80,7 +80,7 @@ def exercise(session: Session) -> None:
     run("pubsub.resume", name="exercise-stop")
     for each in ids.values():
         on.claim(first, each, most=1)
-    run("pubsub.beat", member=first)
+    run("pubsub.beat", members=[first])
     run("pubsub.touch", subscription=ids["stop"], position=1)
     run("pubsub.orphans", member=first, subscriptions=[], positions=[], tokens=[])
     run("pubsub.open", subscriptions=list(ids.values()))

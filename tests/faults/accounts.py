@@ -7,7 +7,9 @@ from typing import Any
 
 import psycopg
 
-from .fleet import Fleet, eventually
+from tests.waiting import eventually
+
+from .fleet import Fleet
 
 _LIVE = ("jobs", "ready", "running", "scheduled", "waiting", "turns", "turn_notes")
 

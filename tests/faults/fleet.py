@@ -7,25 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
+from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-def eventually(condition: Callable[[], T], what: str | Callable[[], str], within: float = 40.0) -> T:
-    """Wait until `condition()` is true and return what it returned; fail with `what` when it never becomes so."""
-    deadline = time.monotonic() + within
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within:g} s: {what if isinstance(what, str) else what()}")
-        time.sleep(0.02)
-    return found
 
 
 @dataclass
@@ -92,7 +80,7 @@ class Fleet:
         for process in alive:
             process.terminate()
         for process in alive:
-            if process.wait(60) == -signal.SIGTERM:
+            if process.wait(PATIENCE) == -signal.SIGTERM:
                 self.killed.add(process.pid)  # it was still importing, and had no handler for the signal
         self.check()
 

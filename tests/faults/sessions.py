@@ -18,8 +18,7 @@ from pgeverything.app import Bound
 from pgeverything.engine.carriers import PsycopgCarrier
 from pgeverything.engine.plan import Query, Rows, same
 from pgeverything.engine.statements import statements
-
-from .fleet import eventually
+from tests.waiting import eventually
 
 WORKER = statements("worker")
 EVENTS = statements("events")

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from pgeverything import AsyncPgEverything, JobContext, PgEverything
+from tests.waiting import PATIENCE, until
 
 from .accounts import fetch, left_over, remaining
 from .proxy import Proxy
@@ -37,20 +38,11 @@ async def working(app: AsyncPgEverything, **options: Any) -> AsyncIterator[async
     try:
         yield serving
         worker.stop()
-        await asyncio.wait_for(serving, 30)
+        await asyncio.wait_for(serving, PATIENCE)
     finally:
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
-
-
-async def until(condition: Callable[[], Any], what: str, within: float = 60.0) -> None:
-    try:
-        async with asyncio.timeout(within):
-            while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - the database says when
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"not within {within:g} s: {what}") from None
 
 
 async def test_jobs_whose_claim_was_never_answered_are_put_back(url: str, pg: PgEverything) -> None:
@@ -65,7 +57,7 @@ async def test_jobs_whose_claim_was_never_answered_are_put_back(url: str, pg: Pg
         proxy.drop_answer_to(CLAIM)
         pg.jobs.enqueue_many("count", [{"number": number} for number in range(5)])
         async with working(app, lease="3s"):
-            await asyncio.wait_for(proxy.dropped.wait(), 30)
+            await asyncio.wait_for(proxy.dropped.wait(), PATIENCE)
             pg.jobs.enqueue("count", {"number": 5})  # and it goes on claiming meanwhile
             await until(lambda: remaining(url) == 0, f"all jobs to end; the worker ran {runs}")
     assert runs == dict.fromkeys(range(6), 1)
@@ -86,7 +78,7 @@ async def test_an_acknowledgement_whose_answer_is_lost_is_repeated_and_changes_n
         proxy.drop_answer_to(FINISH)
         pg.jobs.enqueue_many("count", [{"number": number} for number in range(5)], ordering_key="k")
         async with working(app):
-            await asyncio.wait_for(proxy.dropped.wait(), 30)
+            await asyncio.wait_for(proxy.dropped.wait(), PATIENCE)
             await until(lambda: remaining(url) == 0, f"all jobs to end; the worker ran {runs}")
     assert runs == dict.fromkeys(range(5), 1)
     assert left_over(url) == {}
@@ -111,7 +103,7 @@ async def test_a_transaction_whose_commit_was_never_answered_ends_its_job_once(u
 
         pg.jobs.enqueue("write", {"number": 1})
         async with working(app):
-            await asyncio.wait_for(proxy.dropped.wait(), 30)
+            await asyncio.wait_for(proxy.dropped.wait(), PATIENCE)
             await until(lambda: failures, "the handler to see the error")
             await until(lambda: remaining(url) == 0, "the job to end")
     assert failures == 1
@@ -141,9 +133,9 @@ async def test_a_worker_whose_heartbeats_hang_lets_go_before_the_others_take_its
 
         pg.jobs.enqueue("hold")
         async with working(app, lease="6s"):
-            await asyncio.wait_for(begun.wait(), 30)
+            await asyncio.wait_for(begun.wait(), PATIENCE)
             proxy.hang()
-            await asyncio.wait_for(let_go.wait(), 30)
+            await asyncio.wait_for(let_go.wait(), PATIENCE)
             proxy.resume()
             await until(lambda: remaining(url) == 0, "the job to be run again")
     assert lease_left == [True]
@@ -170,7 +162,7 @@ async def test_a_worker_declared_dead_by_mistake_begins_anew(url: str, pg: PgEve
 
         job = pg.jobs.enqueue("hold")
         async with working(app, lease="2s"):
-            await asyncio.wait_for(begun.wait(), 30)
+            await asyncio.wait_for(begun.wait(), PATIENCE)
             other = sessions.open()
             other.sql("begin")
             other.sql("update pgeverything.workers set heartbeat_at = now() - interval '1 hour'")

@@ -11,6 +11,7 @@ import pytest
 
 from pgeverything import AsyncLocks, LeaseLost, Locks
 from pgeverything.locks import held, plans
+from tests.waiting import PATIENCE
 
 from .proxy import Proxy
 
@@ -144,7 +145,7 @@ async def test_the_same_for_a_thread(url: str, proxy: Proxy, locks: Locks) -> No
     lease = await asyncio.to_thread(locks.acquire, "a", ttl="5s", renew=True, on_lost=lost)
     assert lease is not None
     proxy.hang()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await told.wait()
     assert held == [True]
     assert lease.lost

@@ -15,6 +15,7 @@ import sys
 import psycopg
 
 from pgeverything import PgEverything
+from tests.waiting import PATIENCE
 
 from .fleet import REPOSITORY
 
@@ -92,7 +93,7 @@ def test_it_never_goes_back(url: str, chance: random.Random) -> None:
                         if not commit:
                             raise psycopg.Rollback
             database.execute("update register set ended = true")
-            results = [json.loads(reader.communicate(timeout=60)[0]) for reader in readers]
+            results = [json.loads(reader.communicate(timeout=PATIENCE)[0]) for reader in readers]
             stats = pg.cache.stats()
         finally:
             for reader in readers:

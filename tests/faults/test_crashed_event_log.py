@@ -18,10 +18,10 @@ import pytest
 
 from pgeverything import PgEverything, UnsafeRead, local
 from tests import server
+from tests.waiting import eventually
 
 from .accounts import fetch
 from .conftest import prepare
-from .fleet import eventually
 
 
 @pytest.fixture

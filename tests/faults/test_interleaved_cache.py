@@ -12,6 +12,7 @@ from pgeverything import PgEverything
 from pgeverything.cache.compute import SQL
 from pgeverything.engine.carriers import PsycopgCarrier
 from pgeverything.engine.plan import Query, same
+from tests.waiting import PATIENCE
 
 from .accounts import fetch
 from .sessions import Session, Sessions
@@ -173,7 +174,7 @@ def test_a_plain_set_waits_for_an_open_invalidation_and_is_the_callers_word(acco
     change(writer, "k")
     setting = reader.waiting(reader.tx.cache.set, "k", "mine")
     writer.commit()
-    setting.result(10)
+    setting.result(PATIENCE)
     assert reader.tx.cache.get("k") == "mine"
 
 
@@ -185,7 +186,7 @@ def test_invalidations_in_opposite_orders_do_not_deadlock(sessions: Sessions) ->
     other = two.waiting(two.tx.cache.invalidate, *reversed(keys), tags=list(reversed(tags)))
     one.tx.cache.set_many(dict.fromkeys(reversed(keys), 1), tags=reversed(tags))
     one.commit()
-    other.result(10)
+    other.result(PATIENCE)
     assert two.tx.cache.get_many(keys) == {}
 
 
@@ -198,8 +199,8 @@ def test_writing_with_a_new_tag_and_invalidating_it_do_not_deadlock(sessions: Se
     written = one.waiting(one.tx.cache.set_many, {"a": 2, "b": 2}, tags=["new"])
     invalidated = two.waiting(two.tx.cache.invalidate, "b", tags=["new"])
     holder.commit()
-    written.result(10)
-    invalidated.result(10)
+    written.result(PATIENCE)
+    invalidated.result(PATIENCE)
     assert two.tx.cache.get_many(["a", "b"]) == {}
 
 
@@ -235,12 +236,12 @@ def test_add_and_increment_count_every_caller_once(sessions: Sessions) -> None:
     assert one.tx.cache.increment("n") == 1
     added = two.waiting(two.tx.cache.add, "k", 2)
     one.commit()
-    assert added.result(10) is False
+    assert added.result(PATIENCE) is False
     one.begin()
     assert one.tx.cache.increment("n", 10) == 11
     counted = two.waiting(two.tx.cache.increment, "n")
     one.commit()
-    assert counted.result(10) == 12
+    assert counted.result(PATIENCE) == 12
 
 
 @pytest.mark.parametrize("before", ["nothing", "expired", "invalidated"])
@@ -258,12 +259,12 @@ def test_add_and_increment_see_what_they_have_waited_for(sessions: Sessions, bef
     one.tx.cache.set_many({"k": 5, "n": 5}, tags=tags)
     added = two.waiting(two.tx.cache.add, "k", 6)
     one.commit()
-    assert added.result(10) is False
+    assert added.result(PATIENCE) is False
     one.begin()
     one.tx.cache.set_many({"k": 5, "n": 5}, tags=tags)
     counted = two.waiting(two.tx.cache.increment, "n")
     one.commit()
-    assert counted.result(10) == 6
+    assert counted.result(PATIENCE) == 6
     assert two.tx.cache.get_many(["k", "n"]) == {"k": 5, "n": 6}
 
 
@@ -273,7 +274,7 @@ def test_an_increment_that_waits_keeps_the_tags_of_what_it_counts(sessions: Sess
     one.tx.cache.set("n", 5, tags=["t"])
     counted = two.waiting(two.tx.cache.increment, "n")
     one.commit()
-    assert counted.result(10) == 6
+    assert counted.result(PATIENCE) == 6
     one.tx.cache.invalidate(tags=["t"])
     assert two.tx.cache.get("n") is None
 
@@ -287,7 +288,7 @@ def test_what_is_added_has_no_tags_of_what_was_there(sessions: Sessions, call: s
     one.sql("delete from pgeverything.cache")
     called = two.waiting(getattr(two.tx.cache, call), "k", 7)
     one.commit()
-    called.result(10)
+    called.result(PATIENCE)
     one.tx.cache.invalidate(tags=["t"])
     assert two.tx.cache.get("k") == 7
 
@@ -299,7 +300,7 @@ def test_an_add_after_an_invalidation_that_was_open(sessions: Sessions) -> None:
     one.tx.cache.invalidate("k")
     added = two.waiting(two.tx.cache.add, "k", 2)
     one.commit()
-    assert added.result(10) is True
+    assert added.result(PATIENCE) is True
 
 
 def test_under_repeatable_read_an_invalidation_may_have_to_be_tried_again(sessions: Sessions) -> None:
@@ -354,7 +355,7 @@ def test_many_threads_in_one_process(url: str, pg: PgEverything, sessions: Sessi
     with ThreadPoolExecutor(24) as threads:
         calls = [threads.submit(pg.cache.get_or_set, change_key, lambda: 1) for _ in range(24)]
         others: list[Any] = [threads.submit(pg.cache.get_or_set, f"other-{n}", lambda: 2) for n in range(24)]
-        assert [call.result(30) for call in others] == [2] * 24
+        assert [call.result(PATIENCE) for call in others] == [2] * 24
         writer.commit()
-        assert [call.result(30) for call in calls] == [1] * 24
+        assert [call.result(PATIENCE) for call in calls] == [1] * 24
     assert fetch(url, "select count(*) from pgeverything.cache where lease is not null") == [(0,)]

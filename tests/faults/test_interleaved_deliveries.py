@@ -102,6 +102,28 @@ def test_a_claim_that_is_rolled_back_took_nothing(pg: PgEverything, sessions: Se
     assert one.acknowledge(held) == 0
 
 
+def test_a_look_says_what_a_claim_would_find(pg: PgEverything, sessions: Sessions) -> None:
+    one, two = members(sessions)
+
+    def look() -> str:
+        assert one.claim(0) == []
+        return one.state
+
+    assert look() == "idle"
+    publish(pg, "k", "k")
+    assert look() == "more"
+    [first, second] = two.claim()
+    assert look() == "idle"
+    two.put_back(first, 3600.0)
+    assert look() == "more"  # the second is behind the first: it may be free any moment
+    one.session.sql("update pgeverything.deliveries set due_at = now() where due_at is not null")
+    assert look() == "more"
+    pg.pubsub.pause("s")
+    assert look() == "paused"
+    pg.pubsub.resume("s")
+    assert [position for position, _ in one.claim()] == [first[0], second[0]]
+
+
 def test_a_member_that_was_declared_dead_takes_nothing(pg: PgEverything, sessions: Sessions) -> None:
     one, two = members(sessions)
     publish(pg, None)
@@ -109,7 +131,7 @@ def test_a_member_that_was_declared_dead_takes_nothing(pg: PgEverything, session
     two.rescue()
 
     assert (one.claim(), one.state) == ([], "lost")
-    assert not one.session.pubsub("beat", member=one.id)
+    assert one.session.pubsub("beat", members=[one.id, two.id]) == [([two.id], False)]
     assert len(two.claim()) == 1
 
 

@@ -16,8 +16,8 @@ from pgeverything.engine.carriers import PsycopgCarrier
 from pgeverything.engine.plan import Query, drive, same
 from pgeverything.engine.statements import statements
 from pgeverything.locks.plans import renew_all
+from tests.waiting import PATIENCE, eventually
 
-from .fleet import eventually
 from .sessions import Session, Sessions
 
 SQL = statements("locks")
@@ -133,7 +133,7 @@ def test_a_takeover_waits_for_a_guarded_commit(sessions: Sessions, locks: Locks,
         eventually(lambda: other.sql("select * from pgeverything.lock_waiters"), "somebody to wait")
         assert not taking.done()
         writer.commit()
-        taken = taking.result(60)
+        taken = taking.result(PATIENCE)
     assert taken is not None
     assert other.sql("select * from written") == [("guarded",)]
     assert taken.token > max(lease.token for lease in leases if lease is not None)
@@ -227,7 +227,7 @@ def test_a_guard_that_saw_the_lease_before_it_was_taken_over_fails(sessions: Ses
     guarding = writer.waiting(writer.tx.locks.guard, lease)
     thief.commit()
     with pytest.raises(LeaseLost):
-        guarding.result(60)
+        guarding.result(PATIENCE)
     writer.rollback()
 
 
@@ -310,7 +310,7 @@ def test_a_release_hints_who_joined_the_line_meanwhile(sessions: Sessions, liste
     assert acquire(waiter, 2, line="join", channel="ears")[0] == "busy"
     releasing = holder.waiting(release, holder, lease)
     waiter.commit()
-    assert releasing.result(60)
+    assert releasing.result(PATIENCE)
     assert heard(listening) == ["\tlocks:2"]
 
 
@@ -321,7 +321,7 @@ def test_who_joins_the_line_meanwhile_finds_the_lease_gone(sessions: Sessions) -
     assert release(holder, lease)
     waiting = waiter.waiting(acquire, waiter, 2, line="join", channel="ears")
     holder.commit()
-    assert waiting.result(60)[0] == "held"
+    assert waiting.result(PATIENCE)[0] == "held"
 
 
 def test_nobody_is_hinted_who_does_not_listen(sessions: Sessions, listening: psycopg.Connection[Any]) -> None:
@@ -354,7 +354,7 @@ def test_of_two_who_ask_at_once_one_gets_the_last_slot(sessions: Sessions) -> No
     assert acquire(one, 2, slots=2)[0] == "held"
     asking = two.waiting(acquire, two, 3, slots=2, line="join")
     one.commit()
-    assert asking.result(60)[0] == "busy"
+    assert asking.result(PATIENCE)[0] == "busy"
     assert one.sql("select count(*) from pgeverything.locks where expires_at > clock_timestamp()") == [(2,)]
 
 
@@ -408,6 +408,6 @@ def test_a_sweep_and_an_acquire_meet(sessions: Sessions) -> None:
     assert sweeper.sql(sweep) == [(1,)]
     asking = other.waiting(acquire, other, 3, line="join")
     sweeper.commit()
-    again = asking.result(60)
+    again = asking.result(PATIENCE)
     assert again[0] == "held"
     assert again[2] > lease[2]

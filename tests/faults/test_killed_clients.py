@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 from pgeverything import PgEverything
+from tests.waiting import eventually
 
 from .accounts import fetch
-from .fleet import REPOSITORY, eventually
+from .fleet import REPOSITORY
 
 CLIENT = """
 import sys

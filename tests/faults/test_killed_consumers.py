@@ -15,10 +15,11 @@ import pytest
 
 from pgeverything import PgEverything, local
 from tests import server
+from tests.waiting import eventually
 
 from .accounts import fetch
 from .conftest import prepare
-from .fleet import Fleet, eventually
+from .fleet import Fleet
 from .history import Step, disorder, lost, read_journal
 from .sessions import Sessions
 from .test_interleaved_deliveries import Member, members

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 from pgeverything import PgEverything
 from pgeverything.errors import JobStateError
+from tests.waiting import eventually
 
 from .accounts import fetch, left_over, remaining, rescues, wait_until_done
-from .fleet import Fleet, eventually
+from .fleet import Fleet
 from .history import Step, disorder, lost, read_journal, unexplained_doubles
 
 JOBS = int(os.environ.get("FAULTS_JOBS", "20000"))

@@ -18,7 +18,8 @@ from pgeverything import local
 from pgeverything.local import cluster
 from pgeverything.local.account import server_account
 from pgeverything.local.binaries import find_binaries, readable_copy
-from tests.local_servers import ENSURE, execute, kill, one, spawn, wait_for
+from tests.local_servers import ENSURE, execute, kill, one, spawn
+from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def test_the_server_outlives_its_starter(home: Path) -> None:
     starter = spawn(ENSURE, home, start_new_session=True)
     # The pipes reach their end only if the server holds neither.
-    output, messages = starter.communicate(timeout=60)
+    output, messages = starter.communicate(timeout=PATIENCE)
     assert starter.returncode == 0, messages
     pid = json.loads(output)["pid"]
     with pytest.raises(ProcessLookupError):
@@ -72,11 +73,11 @@ def test_backends_that_outlive_a_killed_server_are_waited_for(home: Path) -> Non
         try:
             kill(server.pid)
             starter = spawn(ENSURE, home)
-            wait_for(lambda: "still in use" in log.read_text(), "the shared memory to be found in use")
+            eventually(lambda: "still in use" in log.read_text(), "the shared memory to be found in use")
             assert starter.poll() is None
         finally:
             os.kill(backend, signal.SIGCONT)
-        output, messages = starter.communicate(timeout=60)
+        output, messages = starter.communicate(timeout=PATIENCE)
 
     assert starter.returncode == 0, messages
     assert one(json.loads(output)["url"], "SELECT 1") == 1
@@ -93,7 +94,7 @@ def test_a_start_that_loses_to_another_returns_the_winner(home: Path) -> None:
 
 def test_a_starter_killed_while_it_initialises(home: Path) -> None:
     starter = spawn(ENSURE, home)
-    wait_for(lambda: glob.glob(f"{home}/*/init-*/global"), "initdb to begin")  # noqa: PTH207 - bears with what vanishes
+    eventually(lambda: glob.glob(f"{home}/*/init-*/global"), "initdb to begin")  # noqa: PTH207 - bears with what vanishes
     starter.kill()
     starter.communicate()
     assert not list(home.glob("*/data"))
@@ -108,7 +109,7 @@ def test_a_starter_killed_while_the_server_starts(home: Path) -> None:
     local.ensure(home, durable=False)
     local.stop(home)
     starter = spawn(ENSURE, home)
-    wait_for(lambda: list(home.glob("*/data/postmaster.pid")), "the server to begin")
+    eventually(lambda: list(home.glob("*/data/postmaster.pid")), "the server to begin")
     starter.kill()
     starter.communicate()
 
@@ -153,7 +154,7 @@ def test_a_full_disk_while_it_initialises(home: Path) -> None:
     shutil.rmtree(folder)
     # Files of at most 1 MB: the write fails in the middle, as it does on a full disk.
     limited = spawn(ENSURE, home, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)))
-    _, messages = limited.communicate(timeout=60)
+    _, messages = limited.communicate(timeout=PATIENCE)
 
     assert limited.returncode == 1
     assert "LocalServerError: initdb failed as" in messages

@@ -19,10 +19,11 @@ import pytest
 
 from pgeverything import local
 from tests import server
+from tests.waiting import eventually
 
 from .accounts import fetch
 from .conftest import prepare
-from .fleet import REPOSITORY, eventually
+from .fleet import REPOSITORY
 from .locker import TABLES
 from .test_restarted_server import restart
 

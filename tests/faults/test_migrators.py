@@ -11,9 +11,10 @@ import psycopg
 
 from pgeverything import PgEverything
 from pgeverything.schema.migrate import migrations
+from tests.waiting import eventually
 
 from .accounts import fetch
-from .fleet import REPOSITORY, eventually
+from .fleet import REPOSITORY
 
 TABLES = "select tablename from pg_tables where schemaname = 'pgeverything' order by 1"
 

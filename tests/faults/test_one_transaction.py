@@ -14,9 +14,10 @@ import psycopg
 import pytest
 
 from pgeverything import LeaseLost, PgEverything
+from tests.waiting import PATIENCE, eventually
 
 from .accounts import fetch
-from .fleet import REPOSITORY, eventually
+from .fleet import REPOSITORY
 from .one_transaction import CARRIERS, everything
 
 TRACES = {"row", "job", "event", "message", "invalidation", "schedule", "audit"}
@@ -50,7 +51,7 @@ class Client:
         return int(code), int(passed)
 
     def close(self) -> None:
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=PATIENCE)
         assert self._process.returncode == 0
 
 

@@ -6,9 +6,10 @@ import signal
 import subprocess
 
 from pgeverything import PgEverything
+from tests.waiting import eventually
 
 from .accounts import fetch, left_over, rescues, wait_until_done
-from .fleet import Fleet, eventually
+from .fleet import Fleet
 from .history import read_journal, unexplained_doubles
 
 

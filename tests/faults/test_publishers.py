@@ -23,9 +23,10 @@ from pgeverything import Event, PgEverything
 from pgeverything.engine.plan import drive
 from pgeverything.events.patterns import compile_pattern
 from pgeverything.events.read import batch, horizon
+from tests.waiting import PATIENCE, eventually
 
 from .accounts import fetch
-from .fleet import REPOSITORY, eventually
+from .fleet import REPOSITORY
 
 EVENTS = int(os.environ.get("FAULTS_EVENTS", "50000"))
 PROCESSES, THREADS = 4, 4
@@ -122,7 +123,7 @@ class Publishers:
     def finish(self) -> None:
         self._stop.touch()
         for process in self.running:
-            assert process.wait(30) == 0, self.logs()
+            assert process.wait(PATIENCE) == 0, self.logs()
 
     def journal(self, sign: str) -> set[str]:
         """Return what the publishers know to be committed (`+`) or rolled back (`-`)."""

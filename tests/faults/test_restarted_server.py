@@ -17,10 +17,11 @@ import pytest
 
 from pgeverything import PgEverything, local
 from tests import server
+from tests.waiting import eventually
 
 from .accounts import fetch, left_over, wait_until_done
 from .conftest import prepare
-from .fleet import Fleet, eventually
+from .fleet import Fleet
 from .history import lost, read_journal
 from .sessions import Sessions
 

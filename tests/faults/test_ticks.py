@@ -25,10 +25,11 @@ from pgeverything.scheduler.definitions import Timing
 from pgeverything.scheduler.recurrence import Recurrence, Zoned
 from pgeverything.scheduler.zones import zone
 from tests import server
+from tests.waiting import eventually
 
 from .accounts import fetch, wait_until_done
 from .conftest import prepare
-from .fleet import Fleet, eventually
+from .fleet import Fleet
 
 KILLED = float(os.environ.get("FAULTS_TICKS", "20"))
 DOWN = float(os.environ.get("FAULTS_DOWN", "4"))

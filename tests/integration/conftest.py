@@ -13,6 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgeverything import PgEverything
 from pgeverything.schema.tables import metadata
+from pgeverything.worker.fetch import Fetcher
 from tests import pgbouncer, server
 
 from . import carriers
@@ -173,3 +174,22 @@ def app(direct_url: str, db: psycopg.Connection[object], roles: dict[str, str]) 
 def producer(direct_url: str, db: psycopg.Connection[object], roles: dict[str, str]) -> Iterator[PgEverything]:
     with PgEverything(make_conninfo(direct_url, options=f"-c role={roles['producer']}")) as pg:
         yield pg
+
+
+@pytest.fixture
+def sleepers(monkeypatch: pytest.MonkeyPatch) -> set[Fetcher]:
+    """The workers that sleep until something wakes them; idle ones do not look again on their own."""
+    found: set[Fetcher] = set()
+    nap = Fetcher._nap
+
+    async def noted(fetcher: Fetcher, length: float) -> bool:
+        if length > 60:
+            found.add(fetcher)
+        try:
+            return await nap(fetcher, length)
+        finally:
+            found.discard(fetcher)
+
+    monkeypatch.setattr("pgeverything.worker.fetch._DROWSY", 3600.0)
+    monkeypatch.setattr(Fetcher, "_nap", noted)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -50,9 +50,3 @@ async def working(pg: PgEverything | AsyncPgEverything, **options: Any) -> Async
     finally:
         worker.stop()
         await serving
-
-
-async def eventually(condition: Callable[[], object], within: float = 20.0) -> None:
-    async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110 - the database knows when
-            await asyncio.sleep(0.01)

@@ -14,7 +14,7 @@ import pytest
 
 from pgeverything import AsyncCache, AsyncPgEverything, ComputeFailed, InvalidArgument, PgEverything
 from pgeverything.cache import compute as computing
-from tests.faults.fleet import eventually
+from tests.waiting import PATIENCE, eventually
 
 from . import carriers
 
@@ -124,14 +124,14 @@ def test_of_many_threads_one_computes(pg: PgEverything) -> None:
     count, gate = counter(), threading.Event()
 
     def compute() -> int:
-        gate.wait(30)
+        gate.wait(PATIENCE)
         return count()
 
     with ThreadPoolExecutor(8) as threads:
         calls = [threads.submit(pg.cache.get_or_set, "k", compute) for _ in range(8)]
         eventually(lambda: pg.cache.stats().waits == 7, "the others to wait")
         gate.set()
-        assert [call.result(30) for call in calls] == [1] * 8
+        assert [call.result(PATIENCE) for call in calls] == [1] * 8
     stats = pg.cache.stats()
     assert (stats.fills, stats.misses) == (1, 8)
 
@@ -162,7 +162,7 @@ def test_who_waits_is_woken(direct_url: str, db: Database, monkeypatch: pytest.M
     gate = threading.Event()
 
     def compute() -> int:
-        gate.wait(30)
+        gate.wait(PATIENCE)
         return 1
 
     with PgEverything(direct_url) as pg, ThreadPoolExecutor(2) as threads:
@@ -178,7 +178,7 @@ def test_who_waits_is_woken(direct_url: str, db: Database, monkeypatch: pytest.M
             "it to listen",
         )  # fmt: skip
         gate.set()
-        assert first.result(30) == second.result(30) == 1
+        assert first.result(PATIENCE) == second.result(PATIENCE) == 1
 
 
 def test_nobody_is_told_where_nobody_waits(pg: PgEverything, direct_url: str) -> None:
@@ -202,7 +202,7 @@ def test_a_computer_that_is_too_slow_stores_nothing(pg: PgEverything, db: Databa
     gate = threading.Event()
 
     def slow() -> str:
-        gate.wait(30)
+        gate.wait(PATIENCE)
         return "slow"
 
     with ThreadPoolExecutor(1) as thread:
@@ -210,7 +210,7 @@ def test_a_computer_that_is_too_slow_stores_nothing(pg: PgEverything, db: Databa
         eventually(lambda: db.execute("select from pgeverything.cache").fetchone() is not None, "the lease to be taken")
         assert pg.cache.get_or_set("k", lambda: "fast") == "fast"
         gate.set()
-        assert first.result(30) == "slow"
+        assert first.result(PATIENCE) == "slow"
     assert pg.cache.get("k") == "fast"
 
 
@@ -238,7 +238,7 @@ def test_a_waiting_caller_tries_after_anothers_error(pg: PgEverything) -> None:
     gate = threading.Event()
 
     def fail() -> None:
-        gate.wait(30)
+        gate.wait(PATIENCE)
         raise OSError
 
     with ThreadPoolExecutor(2) as threads:
@@ -247,9 +247,9 @@ def test_a_waiting_caller_tries_after_anothers_error(pg: PgEverything) -> None:
         second = threads.submit(pg.cache.get_or_set, "k", lambda: 2)
         eventually(lambda: pg.cache.stats().waits == 1, "the second to wait")
         gate.set()
-        assert second.result(30) == 2
+        assert second.result(PATIENCE) == 2
         with pytest.raises(OSError):
-            first.result(30)
+            first.result(PATIENCE)
 
 
 def test_an_error_is_remembered_where_that_is_asked_for(alone: Face, db: Database) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from pgeverything import AsyncPgEverything, InvalidArgument, PgEverything
 from pgeverything.cache import memory
-from tests.faults.fleet import eventually
+from tests.waiting import eventually
 
 from . import carriers
 

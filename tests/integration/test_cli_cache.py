@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from pgeverything import PgEverything
 from pgeverything.cli import main
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,7 @@ def test_bytes_are_not_written_to_a_terminal(pg: PgEverything) -> None:
             check=False,
             stdout=theirs,
             stderr=-1,
-            timeout=60,
+            timeout=PATIENCE,
         )
     finally:
         os.close(ours)

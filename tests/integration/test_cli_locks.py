@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from pgeverything import PgEverything
 from pgeverything.cli import main
+from tests.waiting import PATIENCE, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -39,15 +39,8 @@ def command(*args: str) -> list[str]:
 
 def lock(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command("lock", *args), check=False, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+        command("lock", *args), check=False, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL
     )
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 40
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 40 s: {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -115,8 +108,8 @@ def test_a_lock_that_is_not_obtained(pg: PgEverything, tmp_path: Path) -> None:
 def test_it_waits(pg: PgEverything, start: Callable[..., subprocess.Popen[str]], db: psycopg.Connection[Any]) -> None:
     with pg.locks.hold("a"):
         process = start("a", "--wait", "60s", "--", "echo", "mine")
-        until(lambda: db.execute("select from pgeverything.lock_waiters").fetchall(), "it to wait")
-    assert process.communicate(timeout=60)[0] == "mine\n"
+        eventually(lambda: db.execute("select from pgeverything.lock_waiters").fetchall(), "it to wait")
+    assert process.communicate(timeout=PATIENCE)[0] == "mine\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -129,9 +122,9 @@ def test_a_wait_that_is_ended_leaves_the_line(
 ) -> None:
     with pg.locks.hold("a"):
         process = start("a", "--wait", "60s", "--", "echo", "mine")
-        until(lambda: db.execute("select from pgeverything.lock_waiters").fetchall(), "it to wait")
+        eventually(lambda: db.execute("select from pgeverything.lock_waiters").fetchall(), "it to wait")
         process.send_signal(number)
-        assert process.wait(60) == code
+        assert process.wait(PATIENCE) == code
         assert db.execute("select from pgeverything.lock_waiters").fetchall() == []
 
 
@@ -145,15 +138,15 @@ def test_signals_are_passed_on_and_the_lock_is_kept_until_the_command_has_ended(
         while :; do sleep 0.05; done
     """
     process = start("a", "--", "sh", "-c", script)
-    until((tmp_path / "begun").exists, "it to begin")
+    eventually((tmp_path / "begun").exists, "it to begin")
     process.send_signal(signal.SIGUSR1)
     assert process.stdout is not None
     assert process.stdout.readline() == "usr1\n"
     process.send_signal(signal.SIGTERM)
-    until((tmp_path / "ending").exists, "it to be told to end")
+    eventually((tmp_path / "ending").exists, "it to be told to end")
     assert pg.locks.acquire("a") is None
     (tmp_path / "end").touch()
-    assert process.wait(60) == 9
+    assert process.wait(PATIENCE) == 9
     assert pg.locks.acquire("a") is not None
 
 
@@ -163,10 +156,10 @@ def test_a_signal_that_we_were_started_to_ignore_stays_ignored(tmp_path: Path, p
     started = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *command("lock", "a", "--", "sh", "-c", script)]
     process = subprocess.Popen(started, stdin=subprocess.DEVNULL, cwd=tmp_path)
     try:
-        until((tmp_path / "begun").exists, "it to begin")
+        eventually((tmp_path / "begun").exists, "it to begin")
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGUSR1)
-        assert process.wait(60) == 9
+        assert process.wait(PATIENCE) == 9
     finally:
         process.kill()
         process.wait()
@@ -178,15 +171,15 @@ def test_a_command_whose_lease_is_lost_is_stopped_with_its_children(
 ) -> None:
     script = f"{trap} sleep 1000 & echo $! > child; touch begun; wait; wait"
     process = start("a", "--ttl", "1s", "--grace", "200ms", "--", "sh", "-c", script)
-    until((tmp_path / "begun").exists, "it to begin")
+    eventually((tmp_path / "begun").exists, "it to begin")
     assert pg.locks.break_lock("a") == 1
-    assert process.wait(60) == (137 if trap else 143)
+    assert process.wait(PATIENCE) == (137 if trap else 143)
     assert process.stderr is not None
     said = process.stderr.read()
     assert "is lost: stopping the command" in said
     assert ("killing it" in said) is bool(trap)
     child = int((tmp_path / "child").read_text())
-    until(lambda: not _alive(child), "its child to end")
+    eventually(lambda: not _alive(child), "its child to end")
 
 
 def _alive(pid: int) -> bool:
@@ -198,7 +191,7 @@ def _alive(pid: int) -> bool:
 
 def test_it_is_renewed_while_the_command_runs(pg: PgEverything, start: Callable[..., subprocess.Popen[str]]) -> None:
     process = start("a", "--ttl", "1s", "--", "sleep", "60")
-    until(lambda: pg.locks.get("a"), "it to have the lock")
+    eventually(lambda: pg.locks.get("a"), "it to have the lock")
     seen: set[Any] = set()
 
     def renewed() -> bool:
@@ -207,9 +200,9 @@ def test_it_is_renewed_while_the_command_runs(pg: PgEverything, start: Callable[
         seen.add(lock.holders[0].expires_at)
         return len(seen) > 4
 
-    until(renewed, "renewals")
+    eventually(renewed, "renewals")
     process.terminate()
-    assert process.wait(60) == 143
+    assert process.wait(PATIENCE) == 143
 
 
 def test_on_a_terminal_ctrl_c_reaches_the_command_once(tmp_path: Path, pg: PgEverything) -> None:
@@ -218,9 +211,9 @@ def test_on_a_terminal_ctrl_c_reaches_the_command_once(tmp_path: Path, pg: PgEve
     script = f"exec < {os.ttyname(terminal)} > said 2>&1; exec \"$0\" -m pgeverything lock a -- sh -c '{trapping}'"
     process = subprocess.Popen(["sh", "-c", script, sys.executable], start_new_session=True, cwd=tmp_path)
     try:
-        until((tmp_path / "begun").exists, "it to begin")
+        eventually((tmp_path / "begun").exists, "it to begin")
         os.write(keyboard, b"\x03")
-        assert process.wait(60) == 5
+        assert process.wait(PATIENCE) == 5
         assert (tmp_path / "said").read_text() == "interrupted\n"
         assert pg.locks.get("a") is None
     finally:
@@ -235,7 +228,13 @@ def test_on_a_terminal_of_another_session_it_runs(pg: PgEverything) -> None:
     try:
         command = [sys.executable, "-m", "pgeverything", "lock", "a", "--", "echo", "ran"]
         done = subprocess.run(
-            command, check=False, capture_output=True, text=True, stdin=terminal, start_new_session=True, timeout=60
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            stdin=terminal,
+            start_new_session=True,
+            timeout=PATIENCE,
         )
     finally:
         os.close(keyboard)

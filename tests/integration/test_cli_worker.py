@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from pgeverything import Job, PgEverything
 from pgeverything.doctor.workers import WorkerStatus, workers
 from pgeverything.engine.plan import drive
+from tests.waiting import PATIENCE, eventually
 
 APP = """\
 import os, time
@@ -58,7 +58,7 @@ def command(*args: str) -> list[str]:
 
 
 def run(cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*args), check=False, cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command(*args), check=False, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @contextmanager
@@ -73,13 +73,6 @@ def started(cwd: Path, *args: str) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             (cwd / "go").touch()  # a failed test leaves no handler waiting
             process.kill()  # its children see that, and drain
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"in a minute it did not happen that {what}"
-        time.sleep(0.02)
 
 
 def registered(pg: PgEverything) -> list[WorkerStatus]:
@@ -186,7 +179,7 @@ def test_a_killed_child_is_started_again_and_its_job_survives(pg: PgEverything, 
         assert (done.crashes, done.attempt) == (1, 1)
         assert done.result != victim
         parent.send_signal(signal.SIGTERM)
-        assert parent.wait(60) == 0
+        assert parent.wait(PATIENCE) == 0
     assert registered(pg) == []
 
 
@@ -201,7 +194,7 @@ def test_the_first_signal_drains(pg: PgEverything, tmp_path: Path, number: signa
         heard = "claiming nothing more"
         eventually(lambda: (tmp_path / "log").read_text().count(heard) == 2, "both hear of it, once")
         (tmp_path / "go").touch()
-        assert parent.wait(60) == 0
+        assert parent.wait(PATIENCE) == 0
     states = [pg.jobs.get(job.id).state for job in jobs]
     assert sorted(states) == ["ready", "ready", "succeeded", "succeeded"]  # what had not begun went back untouched
     assert registered(pg) == []
@@ -216,7 +209,7 @@ def test_the_second_signal_kills(pg: PgEverything, tmp_path: Path) -> None:
         parent.send_signal(signal.SIGTERM)
         eventually(lambda: len(registered(pg)) == 1, "the idle worker leaves")
         parent.send_signal(signal.SIGTERM)
-        assert parent.wait(60) == 128 + signal.SIGTERM
+        assert parent.wait(PATIENCE) == 128 + signal.SIGTERM
     assert all(gone(pid) for pid in pids)
     assert pg.jobs.get(job.id).state == "running"  # until it is rescued
 

@@ -17,6 +17,7 @@ import pytest
 from pgeverything import Job
 from pgeverything.demo import files, report
 from pgeverything.demo.tasks import decoded, readable_part
+from tests.waiting import PATIENCE
 
 
 def command(*args: str) -> list[str]:
@@ -75,7 +76,7 @@ def test_ctrl_c_ends_the_workers(new_database: Callable[[], str]) -> None:
                 break
         process.stdout.read()
         assert "interrupted" in process.stderr.read()
-        assert process.wait(60) == 130
+        assert process.wait(PATIENCE) == 130
     with psycopg.connect(url) as connection:
         assert connection.execute("select count(*) from pgeverything_demo.workers").fetchall() == [(0,)]
 
@@ -87,7 +88,7 @@ def test_a_second_demo_in_the_same_database_is_refused(new_database: Callable[[]
         for line in process.stdout:
             if line.startswith("enqueued"):
                 break
-        second = subprocess.run(command("--url", url), check=False, capture_output=True, text=True, timeout=60)
+        second = subprocess.run(command("--url", url), check=False, capture_output=True, text=True, timeout=PATIENCE)
         process.send_signal(signal.SIGINT)
         process.stdout.read()
     assert second.returncode == 1

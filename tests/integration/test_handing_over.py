@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
-
-import pytest
 
 from pgeverything import JobContext, PgEverything, Retry
 from pgeverything.worker.fetch import Fetcher
 from tests import pgbouncer
+from tests.waiting import until
 
 pytestmark = pgbouncer.needs_hints
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(30):  # a failure, and not a test run that never ends
-        while not await asyncio.to_thread(condition):
-            pass
-
-
-@pytest.fixture
-def sleepers(monkeypatch: pytest.MonkeyPatch) -> set[Fetcher]:
-    """The workers that sleep until something wakes them; they do not look again on their own."""
-    found: set[Fetcher] = set()
-    nap = Fetcher._nap
-
-    async def noted(fetcher: Fetcher, length: float) -> bool:
-        if length > 60:
-            found.add(fetcher)
-        try:
-            return await nap(fetcher, length)
-        finally:
-            found.discard(fetcher)
-
-    monkeypatch.setattr("pgeverything.worker.fetch._DROWSY", 3600.0)
-    monkeypatch.setattr(Fetcher, "_nap", noted)
-    return found
 
 
 def test_the_next_job_of_a_key_goes_to_who_stays(pg: PgEverything, sleepers: set[Fetcher]) -> None:

@@ -12,14 +12,10 @@ import pytest
 from pgeverything import JobContext, PgEverything, QueueFull
 from pgeverything.worker.fetch import Fetcher
 from tests import pgbouncer
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     Database = psycopg.Connection[Any]
-
-
-async def until(condition: Any) -> None:
-    while not await asyncio.to_thread(condition):
-        pass
 
 
 class Fleet:
@@ -42,7 +38,7 @@ class Fleet:
             workers = [self.pg.worker(queues=["q"], concurrency=5, **options) for _ in range(2)]
             serving = [asyncio.create_task(worker.serve()) for worker in workers]
             try:
-                async with asyncio.timeout(30):  # a failure, and not a test run that never ends
+                async with asyncio.timeout(PATIENCE):  # a failure, and not a test run that never ends
                     await scenario()
             finally:
                 for worker in workers:
@@ -71,25 +67,6 @@ def test_a_queue_never_runs_more_than_its_concurrency(fleet: Fleet, pg: PgEveryt
 
     fleet.run(scenario, poll="20ms")
     assert fleet.most == 3
-
-
-@pytest.fixture
-def sleepers(monkeypatch: pytest.MonkeyPatch) -> set[Fetcher]:
-    """The workers that sleep until something wakes them; idle ones do not look again on their own."""
-    found: set[Fetcher] = set()
-    nap = Fetcher._nap
-
-    async def noted(fetcher: Fetcher, length: float) -> bool:
-        if length > 60:
-            found.add(fetcher)
-        try:
-            return await nap(fetcher, length)
-        finally:
-            found.discard(fetcher)
-
-    monkeypatch.setattr("pgeverything.worker.fetch._DROWSY", 3600.0)
-    monkeypatch.setattr(Fetcher, "_nap", noted)
-    return found
 
 
 @pytest.mark.parametrize("listen", [True, False])

@@ -21,7 +21,7 @@ from pgeverything.engine.plan import Query, Rows, same
 from pgeverything.engine.pool import new_pool
 from pgeverything.engine.statements import Statement
 from tests import pgbouncer
-from tests.faults.fleet import eventually
+from tests.waiting import PATIENCE, eventually
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 TYPES = """
@@ -197,7 +197,7 @@ def test_who_waits_for_the_pool_gets_what_is_given_back(own: Callable[..., OwnPo
         waiting = thread.submit(carrier.execute, ask(5))
         eventually(lambda: carrier.lines.pool.get_stats().get("requests_waiting", 0) == 1, "it to wait")
         carrier.lines.give(lent)
-        assert waiting.result(10)[0][0] == 10
+        assert waiting.result(PATIENCE)[0][0] == 10
 
 
 def test_connections_that_are_lent_while_it_closes_are_closed_later(own: Callable[..., OwnPoolCarrier]) -> None:

@@ -18,6 +18,7 @@ from pgeverything import local
 from pgeverything.local.account import Account
 from pgeverything.local.binaries import find_binaries, readable_copy
 from tests.local_servers import as_root, execute, is_running, one, spawn
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,7 +228,7 @@ print(json.dumps({"data": str(server.data_dir), "pid": server.pid, "stopped": lo
 """
     environment = {"HOME": str(home), "PGEVERYTHING_PG_BIN": str(programs.directory), "PGEVERYTHING_HOME": ""}
     process = spawn(code, str(entry.pw_uid), str(entry.pw_gid), env=environment, cwd="/")
-    output, messages = process.communicate(timeout=60)
+    output, messages = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 0, messages
     result = json.loads(output)

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from pgeverything import LeaseLost, LockError, LockNotAcquired, Locks, PgEverything
+from tests.waiting import PATIENCE
 
 from .leases import run_out
 
@@ -185,7 +186,7 @@ def test_who_waits_is_served_in_the_order_of_arrival(locks: Locks, db: Database,
             assert lease is not None
             tokens.append(lease.token)
             assert lease.release()
-            lease = future.result(60)
+            lease = future.result(PATIENCE)
         assert tokens == sorted(tokens)
     assert db.execute("select count(*) from pgeverything.lock_waiters").fetchone() == (0,)
     assert db.execute("select line from pgeverything.locks").fetchone() == (False,)
@@ -217,10 +218,10 @@ def test_a_writer_is_not_starved_by_readers(locks: Locks, db: Database) -> None:
         late = [pool.submit(locks.acquire, "a", wait=LONG, shared=True) for _ in range(2)]
         waiting(db, 3)
         reader.release()
-        written = writer.result(60)
+        written = writer.result(PATIENCE)
         assert not any(future.done() for future in late)
         written.release()
-        assert all(future.result(60).token > written.token for future in late)  # both at once
+        assert all(future.result(PATIENCE).token > written.token for future in late)  # both at once
 
 
 def test_semaphores_are_waited_for(locks: Locks, db: Database) -> None:
@@ -230,7 +231,7 @@ def test_semaphores_are_waited_for(locks: Locks, db: Database) -> None:
         for lease in held:
             assert lease is not None
             lease.release()
-        assert all(future.result(60) for future in futures)
+        assert all(future.result(PATIENCE) for future in futures)
 
 
 def test_who_waited_in_vain_leaves_the_line(locks: Locks, db: Database) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,15 +16,9 @@ import pytest
 from pgeverything import AsyncLocks, AsyncPgEverything, LeaseLost, LockError, LockNotAcquired, PgEverything
 from pgeverything.engine.plan import drive
 from pgeverything.locks.plans import renew_all
+from tests.waiting import PATIENCE, eventually
 
 Database = psycopg.Connection[Any]
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 30 s: {what}"
-        time.sleep(0.01)
 
 
 def count(db: Database, table: str, where: str = "true") -> int:
@@ -51,7 +44,7 @@ def renewals(db: Database, name: str) -> Callable[[], int]:
 def test_it_outlives_its_ttl_many_times(pg: PgEverything, db: Database) -> None:
     with pg.locks.hold("a", ttl="1500ms", renew=True) as lease:
         seen = renewals(db, "a")
-        until(lambda: seen() >= 4, "four renewals")
+        eventually(lambda: seen() >= 4, "four renewals")
         assert not lease.lost
         assert pg.locks.acquire("a") is None
     assert pg.locks.acquire("a") is not None
@@ -62,7 +55,7 @@ def test_who_loses_it_is_told(pg: PgEverything, db: Database) -> None:
     lease = pg.locks.acquire("a", ttl="600ms", renew=True, on_lost=told.append)
     assert lease is not None
     pg.locks.break_lock("a")
-    until(lambda: told, "the holder to be told")
+    eventually(lambda: told, "the holder to be told")
     assert told == [lease]
     assert lease.lost
     with pg.transaction() as tx, pytest.raises(LeaseLost):
@@ -94,7 +87,7 @@ def test_it_is_told_before_anybody_else_can_have_it(pg: PgEverything, db: Databa
     lease._sent -= 9  # nine seconds pass
     pg.locks._keeper.drop(lease)
     pg.locks._keeper.keep(lease, renew=False)
-    until(lambda: held, "the holder to be told")
+    eventually(lambda: held, "the holder to be told")
     assert held == [True]
 
 
@@ -103,7 +96,7 @@ def test_an_interrupted_wait_leaves_the_line(pg: PgEverything, db: Database) -> 
     assert pg.locks.acquire("a") is not None
 
     def interrupt() -> None:
-        until(lambda: count(db, "lock_waiters"), "somebody to stand in line")
+        eventually(lambda: count(db, "lock_waiters"), "somebody to stand in line")
         signal.raise_signal(signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -140,7 +133,7 @@ async def apg(url: str, db: Database) -> AsyncIterator[AsyncPgEverything]:
 
 
 async def auntil(condition: Callable[[], object], what: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - the database has no event to wait for
             await asyncio.sleep(0.01)
 
@@ -346,14 +339,14 @@ def test_closing_ends_the_renewals(url: str, db: Database) -> None:
     with PgEverything(url) as pg:
         lease = pg.locks.acquire("a", ttl="1s", renew=True, on_lost=told.append)
         seen = renewals(db, "a")
-        until(lambda: seen() >= 1, "a renewal")
-    until(lambda: told, "the lease to end")
+        eventually(lambda: seen() >= 1, "a renewal")
+    eventually(lambda: told, "the lease to end")
     assert told == [lease]
     assert pg._database._carrier is None
     lease = pg.locks.acquire("a", wait="60s", ttl="1s", renew=True)  # the next use opens everything again
     assert lease is not None
     seen = renewals(db, "a")
-    until(lambda: seen() >= 2, "two renewals")
+    eventually(lambda: seen() >= 2, "two renewals")
     assert lease.release()
     pg.close()
 
@@ -364,7 +357,7 @@ async def test_closing_ends_the_renewals_of_a_loop(url: str, db: Database) -> No
         lease = await apg.locks.acquire("a", ttl="1s", renew=True, on_lost=lambda _: told.set())
         seen = renewals(db, "a")
         await auntil(lambda: seen() >= 1, "a renewal")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await told.wait()
     assert lease is not None
     assert lease.lost
@@ -398,11 +391,11 @@ def test_nor_do_two_threads(pg: PgEverything, db: Database) -> None:
     block = pg.locks.hold("a", wait="60s")
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(block.__enter__)
-        until(lambda: count(db, "lock_waiters"), "somebody to stand in line")
+        eventually(lambda: count(db, "lock_waiters"), "somebody to stand in line")
         with pytest.raises(LockError, match="not re-entrant"):
             block.__enter__()
         taken.release()
-        assert not waiting.result(60).lost
+        assert not waiting.result(PATIENCE).lost
     block.__exit__()
     assert count(db, "locks", "expires_at > clock_timestamp()") == 0
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from pgeverything.schema import migrate
 from pgeverything.schema.migrate import Migration
 from tests.catalog import describe
 from tests.integration import carriers
+from tests.waiting import eventually
 
 LATEST = migrate.migrations()[-1].version
 ODD_NAMES = [
@@ -107,19 +107,12 @@ def test_two_at_once_and_one_does_it(empty: str, connection: psycopg.Connection[
             "select pg_advisory_xact_lock(hashtextextended('pgeverything migrate ' || %s, 0))", ["pgeverything"]
         )
         results = threads.map(migrated, range(4))
-        until(connection, "select count(*) = 4 from pg_stat_activity where wait_event_type = 'Lock'")
+        waiting = "select count(*) = 4 from pg_stat_activity where wait_event_type = 'Lock'"
+        eventually(lambda: connection.execute(waiting).fetchone() == (True,))
         holder.rollback()
         applied = [step for steps in results for step in steps]
 
     assert sorted(applied, key=lambda step: step.version) == list(migrate.migrations())  # they may take turns
-
-
-def until(connection: psycopg.Connection[Any], question: str, seconds: float = 30) -> None:
-    """Wait until a query says true."""
-    deadline = time.monotonic() + seconds
-    while connection.execute(question).fetchone() != (True,):  # type: ignore[arg-type]
-        assert time.monotonic() < deadline, question
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("schema", ["pgeverything", 'O\'Brien "100%"'])

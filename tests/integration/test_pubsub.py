@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from pgeverything import Event, InvalidArgument, PgEverything, PubSub, SubscriptionError
+from tests.waiting import PATIENCE
 
 from .carriers import Face
 from .consuming import QUIET, consume, data
@@ -52,7 +53,7 @@ def test_a_broadcast_begins_now_and_sees_everything_in_order(apart: Face, pg: Pg
 
     publisher, beginner = threading.Thread(target=publish), threading.Timer(0.2, begin)
     beginner.start()
-    messages = consume(apart, "orders.*", handle, timeout=30)
+    messages = consume(apart, "orders.*", handle, timeout=PATIENCE)
     publisher.join()
 
     assert data(messages) == ["first", *range(50), "last"]
@@ -109,7 +110,7 @@ def test_one_that_waits_ends_when_it_is_closed(
     while not began.wait(0.1):
         pg.pubsub.publish("t", 1)
     (subscriber if how == "subscriber" else pg).close()
-    assert ended.wait(20)
+    assert ended.wait(PATIENCE)
     thread.join()
     pg.close()
     assert db.execute("select from pgeverything.members").fetchall() == []

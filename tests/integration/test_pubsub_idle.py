@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -13,36 +15,108 @@ import pytest
 from pgeverything import AsyncMessage, Message, PgEverything
 from pgeverything.engine.carriers import AsyncPoolCarrier, OwnPoolCarrier
 from pgeverything.engine.plan import Query
+from pgeverything.pubsub import Subscriber
 from tests import pgbouncer
+from tests.waiting import PATIENCE, until
 
 from .consuming import data
-from .test_worker import until
 
 
-def test_many_broadcasts_of_a_process_look_together(pg: PgEverything, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Polling only, as behind a pooler."""
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What statements are run by blocking callers, who have to poll, as behind a pooler."""
     asked: list[str] = []
     execute = OwnPoolCarrier.execute
 
     def counted(carrier: OwnPoolCarrier, query: Query[Any]) -> Any:
-        asked.append(query.statement.name)
+        asked.append(f"{query.statement.module}.{query.statement.name}")
         return execute(carrier, query)
 
     monkeypatch.setattr(OwnPoolCarrier, "execute", counted)
     monkeypatch.setattr("pgeverything.engine.hints.Ears.channel", None)
+    return asked
+
+
+def iterate(subscribers: Iterable[Subscriber]) -> list[Any]:
+    """Iterate them in threads, until all have waited long enough; return what they were given."""
+    seen: list[Any] = []
+
+    def listen(subscriber: Subscriber) -> None:
+        for message in subscriber:
+            seen.append(message.data)
+            message.ack()
+
+    threads = [threading.Thread(target=listen, args=[each]) for each in subscribers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seen
+
+
+def test_many_broadcasts_of_a_process_look_together(pg: PgEverything, asked: list[str]) -> None:
     subscribers = [pg.pubsub.subscribe("t", timeout="4s") for _ in range(20)]
-    alone = pg.pubsub.subscribe("t", timeout="4s")
+    iterate(subscribers[:1])
+    alone = asked.count("events.horizon")
+    asked.clear()
+    iterate(subscribers[1:])
 
-    def looks(waiting: list[Any]) -> int:
+    assert asked.count("events.horizon") < 10 * alone  # 19, if each looked for itself
+
+
+def test_many_subscriptions_of_a_process_look_together(pg: PgEverything, asked: list[str]) -> None:
+    """And a broadcast with them; and their leases are renewed together."""
+    with contextlib.ExitStack() as stack:
+        durable = [
+            stack.enter_context(pg.pubsub.subscribe("t", name=f"s{number}", lease="3s", timeout="4s"))
+            for number in range(20)
+        ]
+        iterate(durable[:1])
+        claims = asked.count("pubsub.claim")
         asked.clear()
-        threads = [threading.Thread(target=lambda each=each: list(each)) for each in waiting]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return asked.count("horizon")
+        iterate([*durable[1:], pg.pubsub.subscribe("t", timeout="4s")])
 
-    assert looks(subscribers) < 10 * looks([alone])  # 20, if each looked for itself
+    assert asked.count("pubsub.claim") < 10 * claims  # 20, if each looked for itself
+    assert asked.count("events.horizon") == 1  # where the broadcast begins
+    assert asked.count("pubsub.beat") < 20  # 100, if each renewed its own
+
+
+def test_who_looks_together_overlooks_nothing(pg: PgEverything, asked: list[str]) -> None:
+    """Each subscription is given something to do in another way, when all have waited for a while."""
+    first = pg.events.append_many("old", [1, 2])[0]
+    with contextlib.ExitStack() as stack:
+
+        def waiting(name: str, pattern: str, **options: Any) -> Subscriber:
+            return stack.enter_context(pg.pubsub.subscribe(pattern, name=name, timeout="3s", **options))
+
+        subscribers = [
+            waiting("published", "new"),
+            waiting("moved", "old"),
+            waiting("resumed", "old", start=first.position),
+            waiting("redriven", "old", start="earliest", max_deliveries=1),
+            *(waiting(f"nothing {number}", "none") for number in range(5)),
+            pg.pubsub.subscribe("new", timeout="3s"),
+        ]
+        pg.pubsub.pause("resumed")
+        for message in (next(subscribers[3]), next(subscribers[3])):
+            message.nack()
+        dead = [each.id for each in pg.dead_letters.list(subscription="redriven")]
+        asked.clear()
+
+        def give() -> None:
+            while asked.count("pubsub.claim") < 40:
+                time.sleep(0.01)
+            pg.pubsub.publish("new", 3)
+            pg.pubsub.seek("moved", first.position)
+            pg.pubsub.resume("resumed")
+            pg.dead_letters.redrive(ids=dead)
+
+        giving = threading.Thread(target=give)
+        giving.start()
+        seen = iterate(subscribers)
+        giving.join()
+
+    assert sorted(seen) == [1, 2, 2, 2, 3, 3]
 
 
 @pgbouncer.needs_hints
@@ -101,7 +175,7 @@ def test_a_broadcast_survives_the_loss_of_its_connections(pg: PgEverything, db: 
         if number % 5 == 0:
             cut(db)
     db.execute("select pgeverything.publish('t', '\"last\"')")
-    thread.join(60)
+    thread.join(PATIENCE)
     assert seen == [*range(20), "last"]
 
 

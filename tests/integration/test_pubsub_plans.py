@@ -87,7 +87,7 @@ def work(session: Explained) -> None:
         for row in held[100:103]:
             how = {"delay": 0.0, "failed": 1, "delivered": 1, "reason": None, "fingerprint": None, "error": None}
             session.run("pubsub.put_back", subscription=subscription, position=row[3], token=row[4], **how)
-    session.run("pubsub.beat", member=member)
+    session.run("pubsub.beat", members=[member])
 
 
 def faults(session: Explained) -> str:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pgeverything import JobContext, PgEverything
-
-PATIENCE = 30.0  # seconds: only a failure waits that long
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture

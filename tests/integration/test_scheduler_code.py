@@ -16,8 +16,9 @@ from pgeverything.scheduler.code import Code, SyncResult
 from pgeverything.scheduler.code import sync as sync_code
 from pgeverything.scheduler.definitions import define
 from pgeverything.scheduler.tick import tick
+from tests.waiting import until
 
-from .schedules import eventually, soon, working
+from .schedules import soon, working
 
 Database = psycopg.Connection[Any]
 
@@ -205,10 +206,10 @@ async def test_a_worker_looks_again_until_the_old_code_is_gone(
     old = live(db, 10**6)
     synced(db, code("a", origin=pg.code.origin), old)
     async with working(pg, poll="1h"):  # it does not wait for a poll, nor for a tick
-        await eventually(lambda: len(looks) > 10)
+        await until(lambda: len(looks) > 10)
         assert pg.scheduler.get("a").every == 3600.0
         gone(db, old)
-        await eventually(lambda: pg.scheduler.get("a").every == 7200.0)
+        await until(lambda: pg.scheduler.get("a").every == 7200.0)
 
 
 def test_a_definition_whose_end_has_passed_is_left_out(
@@ -231,7 +232,7 @@ async def test_an_asyncio_application_is_the_same(url: str, pg: PgEverything) ->
             ran.append("")
 
         async with working(apg):
-            await eventually(lambda: ran)
+            await until(lambda: ran)
         assert [each.state for each in await apg.scheduler.list()] == ["ended"]
         assert [row.outcome for row in await apg.scheduler.history("work")] == ["ran"]
 

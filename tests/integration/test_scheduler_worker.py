@@ -14,8 +14,9 @@ from pgeverything.engine.plan import drive
 from pgeverything.scheduler.rules import refresh
 from pgeverything.scheduler.zones import zone
 from tests import pgbouncer
+from tests.waiting import until
 
-from .schedules import eventually, soon, working
+from .schedules import soon, working
 
 Database = psycopg.Connection[Any]
 
@@ -47,10 +48,10 @@ async def test_a_sleeping_worker_acts_on_what_is_added(pg: PgEverything, db: Dat
 
     async with working(pg, listen=listen, poll="60s" if listen else "200ms"):
         if listen:  # asleep, and with ears
-            await eventually(lambda: db.execute("select from pgeverything.workers where asleep").fetchall())
-            await eventually(lambda: db.execute("select from pg_stat_activity where query ilike 'listen%'").fetchall())
+            await until(lambda: db.execute("select from pgeverything.workers where asleep").fetchall())
+            await until(lambda: db.execute("select from pg_stat_activity where query ilike 'listen%'").fetchall())
         pg.scheduler.add("s", work, at=soon(db, 0.3))
-        await eventually(lambda: done)
+        await until(lambda: done)
     (tick,) = pg.scheduler.history("s")
     assert (tick.outcome, tick.count) == ("ran", 1)
     assert tick.at >= tick.tick
@@ -65,7 +66,7 @@ async def test_ticks_come_one_after_the_other(pg: PgEverything, db: Database) ->
         ran.append("")
 
     async with working(pg), working(pg):
-        await eventually(lambda: len(ran) >= 3)
+        await until(lambda: len(ran) >= 3)
     ticks = [row.tick for row in reversed(pg.scheduler.history("work"))]
     assert [tick - ticks[0] for tick in ticks] == [timedelta(seconds=n) for n in range(len(ticks))]
     assert {row.outcome for row in pg.scheduler.history("work")} == {"ran"}
@@ -110,7 +111,7 @@ async def test_a_schedule_that_the_database_refuses_holds_up_no_other(
         for name in ("a", "bad", "c"):
             pg.scheduler.add(name, "t", at=soon(db, -1))
         async with working(pg):
-            await eventually(lambda: len(pg.jobs.list()) >= 2)
+            await until(lambda: len(pg.jobs.list()) >= 2)
     finally:
         db.execute("drop trigger mine on pgeverything.ticks")
     assert {job.headers["schedule"] for job in pg.jobs.list()} == {"a", "c"}
@@ -129,7 +130,7 @@ async def test_a_schedule_that_cannot_be_computed_here_is_left_to_others(
     )
     db.execute("update pgeverything.schedules set timezone = 'Mars/Olympus' where name = 'a'")
     async with working(pg):
-        await eventually(lambda: pg.scheduler.history("b"))
+        await until(lambda: pg.scheduler.history("b"))
     assert pg.scheduler.history("a") == []
     assert "'a' cannot be computed here, leaving it to others" in caplog.text
 

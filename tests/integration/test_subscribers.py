@@ -26,6 +26,7 @@ from pgeverything import (
 )
 from pgeverything.app import AsyncBound
 from tests import pgbouncer
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     import psycopg
@@ -316,7 +317,7 @@ async def test_an_idle_worker_is_woken_by_a_hint(pg: PgEverything, db: Database)
     worker = pg.worker(poll="10m")
     serving = asyncio.create_task(worker.serve())
     asleep = "select from pgeverything.event_sleepers s join pgeverything.members m using (id)"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not await asyncio.to_thread(lambda: db.execute(asleep).fetchall()):
             pass
         await asyncio.sleep(1.0)  # its pauses have grown

@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import make_url
 
 from tests import server
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +87,7 @@ def test_there_is_room_for_many_connections(server_url: str) -> None:
 )
 def test_what_is_required_and_missing_ends_the_run(environment: dict[str, str], message: str) -> None:
     with pytest_in_a_process(environment, "--collect-only", "-q", "tests/unit") as process:
-        _, messages = process.communicate(timeout=60)
+        _, messages = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == pytest.ExitCode.USAGE_ERROR
     assert message in messages
@@ -108,7 +109,7 @@ def test_an_interrupted_run_leaves_no_server(tmp_path: Path) -> None:
         home = Path(process.stderr.readline().strip())
         assert list(home.glob("*/*/data/postmaster.pid"))
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
 
     assert process.returncode == pytest.ExitCode.INTERRUPTED
     assert not home.exists()

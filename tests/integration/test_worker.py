@@ -15,17 +15,12 @@ from pgeverything.engine.carriers import AsyncPoolCarrier
 from pgeverything.engine.plan import Query
 from pgeverything.worker.fetch import Fetcher
 from tests import pgbouncer
+from tests.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     import psycopg
 
     Database = psycopg.Connection[Any]
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(30):  # a failure, and not a test run that never ends
-        while not await asyncio.to_thread(condition):
-            pass
 
 
 def states(pg: PgEverything) -> dict[str, int]:
@@ -236,9 +231,9 @@ def test_cancelling_it_ends_it_whatever_its_handlers_make_of_that(pg: PgEverythi
     async def scenario() -> None:
         stubborn.enqueue()
         serving = asyncio.create_task(pg.worker().serve())
-        await asyncio.wait_for(began.wait(), 30)
+        await asyncio.wait_for(began.wait(), PATIENCE)
         serving.cancel()
-        ended, _ = await asyncio.wait([serving], timeout=30)
+        ended, _ = await asyncio.wait([serving], timeout=PATIENCE)
         assert ended
 
     asyncio.run(scenario())

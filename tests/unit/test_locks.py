@@ -23,6 +23,7 @@ from pgeverything.locks import clock, held, keeper, plans
 from pgeverything.locks.held import Held
 from pgeverything.locks.keeper import AsyncKeeper, Keeper
 from pgeverything.locks.values import Busy, Grant, Request, lease_seconds
+from tests.waiting import PATIENCE, eventually
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -346,13 +347,6 @@ class Server:
         return rows
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
     return Server()
@@ -364,12 +358,12 @@ def test_leases_are_renewed_together(server: Server) -> None:
     leases = [lease(1.5, clock.now(), name=f"n{number}") for number in range(20)]
     for each in leases:
         keeping.keep(each, renew=True)
-    until(lambda: len(server.batches) >= 3)
+    eventually(lambda: len(server.batches) >= 3)
     assert not any(each.lost for each in leases)
     for each in leases[1:]:
         keeping.drop(each)
     seen = len(server.batches)
-    until(lambda: len(server.batches) >= seen + 3)
+    eventually(lambda: len(server.batches) >= seen + 3)
     assert max(map(len, server.batches)) == 20
     assert server.batches[-1] == ["n0"]
     assert [thread.name for thread in set(threading.enumerate()) - before].count("pgeverything leases") == 1
@@ -381,7 +375,7 @@ def test_a_renewal_that_fails_is_tried_again(server: Server, caplog: pytest.LogC
     server.fails, server.busy = 2, ["a", "a"]
     found = lease(2.0, clock.now())
     keeping.keep(found, renew=True)
-    until(lambda: len(server.batches) >= 6)
+    eventually(lambda: len(server.batches) >= 6)
     assert not found.lost
     assert "the server is away" in caplog.text
     keeping.drop(found)
@@ -407,7 +401,7 @@ def test_who_lost_a_lease_is_told_once_and_in_time(server: Server) -> None:
     server.lost = {"broken"}
     keeping.keep(broken, renew=True)
     keeping.keep(forgotten, renew=False)
-    until(lambda: len(told) == 2)
+    eventually(lambda: len(told) == 2)
     assert server.batches == [["broken"]]  # what is lost is not renewed
     assert clock.now() < forgotten.ends + 5
 
@@ -418,7 +412,7 @@ def test_a_process_that_was_frozen_renews_nothing_any_more(server: Server, at: C
     keeping = Keeper(lambda: server)  # type: ignore[arg-type, return-value]
     at(200)
     keeping.keep(found, renew=True)
-    until(lambda: not keeping._renewing._leases)
+    eventually(lambda: not keeping._renewing._leases)
     assert (server.batches, found.lost) == ([], True)
 
 
@@ -439,7 +433,7 @@ async def test_the_same_in_an_event_loop(caplog: pytest.LogCaptureFixture) -> No
     server.lost, server.fails = {"broken"}, 1
     for each in (*leases, broken):
         keeping.keep(each, renew=True)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await told.wait()
         while len(server.batches) < 5:  # noqa: ASYNC110 - another task counts
             await asyncio.sleep(0.01)
@@ -448,6 +442,6 @@ async def test_the_same_in_an_event_loop(caplog: pytest.LogCaptureFixture) -> No
     assert "the server is away" in caplog.text
     for each in leases:
         keeping.drop(each)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while len(asyncio.all_tasks()) > 1:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -14,6 +14,7 @@ from pgeverything import MessageLost
 from pgeverything.engine.plan import Plan, Query, Rows, Sleep, Watch, Watching
 from pgeverything.pubsub.manage import Known
 from pgeverything.pubsub.member import Member
+from pgeverything.pubsub.outlook import Outlook
 from pgeverything.pubsub.sources import Durable
 from pgeverything.pubsub.values import Held
 from pgeverything.retry import Retry
@@ -22,7 +23,7 @@ KNOWN = Known(1, "s")
 
 
 def member() -> Durable:
-    source = Durable("t", "s", {}, {}, retry=Retry(), max_in_flight=10, lease=30.0, timeout=None)
+    source = Durable("t", "s", {}, {}, Outlook(), retry=Retry(), max_in_flight=10, lease=30.0, timeout=None)
     source._known, source.member = KNOWN, Member([KNOWN], 30.0)
     return source
 
@@ -83,7 +84,7 @@ def test_who_waits_for_room_waits_no_longer_than_it_said() -> None:
 def test_who_waits_for_another_ones_claim_waits_no_longer_than_it_said() -> None:
     source = member()
     source._timeout, source.member._renewed = 0.0, time.monotonic()  # type: ignore[union-attr]
-    assert answers(source._more(), [(1, "busy", None, None)], limit=6) is False
+    assert answers(source._more(), [(1, "busy", None, None, 0)], limit=6) is False
 
 
 def test_who_finds_another_one_claiming_tries_again_soon_and_then_less_and_less_often() -> None:
@@ -96,7 +97,7 @@ def test_who_finds_another_one_claiming_tries_again_soon_and_then_less_and_less_
         step = plan.send(answer)  # type: ignore[arg-type]
         if isinstance(step, Sleep):
             sleeps.append(step.seconds)
-        rows: Rows = [(1, "busy", None, None)]
+        rows: Rows = [(1, "busy", None, None, 0)]
         answer = step.read(rows) if isinstance(step, Query) else Watching(threading.Event(), lambda: None)
     plan.close()
 

@@ -20,6 +20,7 @@ from pgeverything.worker.crew import Crew
 from pgeverything.worker.hands import Hands
 from pgeverything.worker.lease import Lease
 from pgeverything.worker.outcome import Ended, Failed
+from tests.waiting import PATIENCE
 
 
 def claimed(job: int, worker: int = 1) -> Claimed:
@@ -308,7 +309,7 @@ async def test_a_job_that_was_let_go_is_suspected_when_its_handler_ends() -> Non
     hands.take([claimed(1)])
     running = asyncio.create_task(crew.run())
     try:
-        await asyncio.wait_for(fetcher.suspicion.wait(), 30)
+        await asyncio.wait_for(fetcher.suspicion.wait(), PATIENCE)
         assert hands.held == {}
     finally:
         running.cancel()

@@ -241,7 +241,8 @@ end $$;
 -- Takes up to `most` deliveries of each subscription for a member: a row for each, and a row without a position for each
 -- subscription, which says how it is: 'idle'; 'more', there is more than was taken; 'busy', somebody else is claiming;
 -- 'paused'; 'stopped'; 'gap', retention has dropped events above its cursor; 'gone'; and 'lost', the member is no member.
--- `next_due` is in how many seconds the next delivery is due that waits for its time.
+-- `next_due` is in how many seconds the next delivery is due that waits for its time; `token` how far the log can be read.
+-- Where `most` is 0 it only looks, for anybody: 'more', there may be something to take.
 create function pgeverything.claim_deliveries(member bigint, subscriptions bigint[], most integer[])
 returns table (subscription bigint, state text, next_due double precision, "position" bigint, token bigint,
                delivery integer, lane bigint, topic text, key text, version bigint, type text, data text, headers text,
@@ -275,6 +276,7 @@ begin
   loop
     subscription := each.id;
     position := null;
+    token := safe;
     next_due := null;
     behind := false;
     select c.* into s from pgeverything.subscriptions c where c.id = each.id;
@@ -285,10 +287,14 @@ begin
     end if;
     if s.claimed < (select r.dropped from pgeverything.event_retention r) then
       state := 'gap';
-    elsif each.most > 0 and (s.claimed < safe
-          or exists (select from pgeverything.deliveries d where d.subscription = each.id and d.due_at <= at)
-          or exists (select from pgeverything.deliveries d where d.subscription = each.id
-                     and d.member is null and d.due_at is null and d.dead_id is null)) then
+    elsif s.claimed >= safe
+          and not exists (select from pgeverything.deliveries d where d.subscription = each.id and d.due_at <= at)
+          and not exists (select from pgeverything.deliveries d where d.subscription = each.id
+                          and d.member is null and d.due_at is null and d.dead_id is null) then
+      state := 'idle';
+    elsif each.most = 0 then
+      state := 'more';
+    else
       select c.* into s from pgeverything.subscriptions c where c.id = each.id for update skip locked;
       if s.id is null or s.paused or s.stopped is not null then
         state := 'busy';
@@ -373,8 +379,6 @@ begin
           state := case when passed < safe or cardinality(again) = each.most then 'more' else 'idle' end;
         end if;
       end if;
-    else
-      state := case when s.claimed < safe then 'more' else 'idle' end;
     end if;
     select extract(epoch from min(d.due_at) - at)::double precision into next_due
     from pgeverything.deliveries d where d.subscription = each.id and d.due_at > at;
@@ -382,6 +386,7 @@ begin
       next_due := least(next_due, 1);  -- what is behind may be free before anybody says so
     end if;
     position := null;
+    token := safe;
     return next;
   end loop;
   -- A claim need not be on disk before the handlers begin: what says that a message is done comes later in the write-ahead

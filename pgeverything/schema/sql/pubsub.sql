@@ -14,15 +14,17 @@ values (nextval('pgeverything.pubsub_seq'), %(name)s::text, %(subscriptions)s::b
 returning id;
 
 -- name: beat
--- Renew the lease of a member; no row means that it was lost. Returns whether others have fallen silent.
+-- Renew the leases of members; returns those that still had one, and whether others have fallen silent.
 with now as (select clock_timestamp() as at),
 beat as (
   update pgeverything.members m set heartbeat_at = now.at
-  from now where m.id = %(member)s::bigint and not m.lost
+  from (select b.id from pgeverything.members b where b.id = any (%(members)s::bigint[]) order by b.id for update) b, now
+  where m.id = b.id and not m.lost
   returning m.id)
-select exists (select from pgeverything.members m, now
-               where m.id <> %(member)s::bigint and (m.lost or m.heartbeat_at + m.lease < now.at))
-from beat;
+select coalesce(array_agg(b.id), '{}'),
+       exists (select from pgeverything.members m, now
+               where m.id <> all (%(members)s::bigint[]) and (m.lost or m.heartbeat_at + m.lease < now.at))
+from beat b;
 
 -- name: rescue
 -- End members that have fallen silent, and put back what they hold.
