@@ -72,7 +72,7 @@ class Consumer:
         self._counted_at = time.monotonic()  # when what is in our name was last compared with what is in our hands
         self._told: dict[int, str] = {}
         self._idle = False  # whether the last claim found nothing
-        self._stopping = False
+        self._stopping = self._ending = False
 
     async def begin(self) -> None:
         """Create the subscriptions that are new, and become a member of all.
@@ -104,6 +104,10 @@ class Consumer:
         """Claim nothing more."""
         self._stopping = True
         self._wake.set()
+
+    def end_runners(self) -> None:
+        """The loops that handle are to end when they are cancelled now."""
+        self._ending = True
 
     # Claims ----------------------------------------------------------------------------------------------------------
 
@@ -176,7 +180,7 @@ class Consumer:
 
     async def run(self) -> None:
         """Handle one message after the other: one of `concurrency` such loops."""
-        while True:
+        while not self._ending:  # a handler may swallow the cancellation that the end of the worker is
             held = await self._inbox.next()
             began = time.monotonic()
             if held.lost or not self._member.trusted:
