@@ -16,6 +16,8 @@ from .values import Lag, Start, Subscription, check_place
 
 SQL = statements("pubsub")
 
+_NO_START: dict[str, Any] = {"start": None, "at": None}
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -31,9 +33,23 @@ def create(name: str, pattern: str, start: dict[str, Any], settings: dict[str, A
     Raises:
         SubscriptionError: there is one of that name with another pattern, or it would hold back and have no order.
     """
+    while (known := (yield from find(name, pattern, settings, start))) is None:
+        pass  # it was deleted at the same moment
+    return known
+
+
+def find(name: str, pattern: str, settings: dict[str, Any], start: dict[str, Any] | None = None) -> Plan[Known | None]:
+    """Find a subscription and bring its settings in line, as `create` does; None when there is none of that name.
+
+    Raises:
+        SubscriptionError: as for `create`.
+    """
     topics = compile_pattern(pattern)
-    params = topics.params() | start | settings | {"name": name, "pattern": topics.pattern}
-    id_, there, ordered, on_dead = (yield from Query(SQL["create"], params, same))[0]
+    params = topics.params() | (start or _NO_START) | settings | {"name": name, "pattern": topics.pattern}
+    rows = yield from Query(SQL["create"], params, same)
+    if not rows:
+        return None
+    id_, there, ordered, on_dead = rows[0]
     if there != topics.pattern:
         raise SubscriptionError(
             f"subscription {name!r} is for {there!r}, not for {topics.pattern!r}: choose another name, or delete it "

@@ -108,6 +108,12 @@ class Member:
         self.renewed(sent)
         yield from rescue()
 
+    def take_up(self, known: Known, instead_of: int) -> Plan[None]:
+        """Consume another subscription instead of one that was deleted."""
+        subscriptions = {id_: each for id_, each in self.subscriptions.items() if id_ != instead_of} | {known.id: known}
+        yield from Query(SQL["take_up"], {"member": self.id, "subscriptions": list(subscriptions)}, nothing)
+        self.subscriptions = subscriptions
+
     def renewed(self, sent: float | None) -> None:
         """Note that the lease was renewed by what was `sent` then, or is lost."""
         self._renewed = float("-inf") if sent is None else sent

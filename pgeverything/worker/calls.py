@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import types
@@ -51,6 +52,24 @@ def on_loop(handler: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
             raise
         except BaseException as error:  # a cancel, a timeout: the handler's to see
             resume = functools.partial(handler.throw, error)
+
+
+async def calm() -> None:
+    """Take back every cancel of the task that runs here: it goes on to other work, which they must not touch."""
+    task = asyncio.current_task()
+    if task is None or not task.cancelling():
+        return
+    while task.cancelling():
+        task.uncancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)  # one that has not arrived yet does now; from Python 3.13 on `uncancel` takes it along
+
+
+def unasked(error: asyncio.CancelledError) -> asyncio.CancelledError:
+    """Return the error with what it means that nobody had asked for it, unless it has something to say itself."""
+    if not error.args:
+        error.args = ("cancelled, but not by the worker: by the handler itself, or by something that it awaited",)
+    return error
 
 
 def ran(value: T, name: str) -> T:

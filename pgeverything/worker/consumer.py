@@ -13,9 +13,9 @@ import psycopg
 
 from ..engine.plan import AsyncCarrier, Query, adrive, one
 from ..engine.statements import statements
-from ..errors import PgEverythingError
+from ..errors import PgEverythingError, SubscriptionError, SubscriptionNotFound
 from ..pubsub.handlers import Handler
-from ..pubsub.manage import create
+from ..pubsub.manage import create, find
 from ..pubsub.member import SUSPICION, Claim, Member, acknowledge, beat, check_state, put_back
 from ..pubsub.pace import Pace
 from ..pubsub.sources import insist
@@ -29,6 +29,7 @@ SQL = statements("pubsub")
 
 _MOST = 500  # acknowledgements in a statement
 _CLAIM = 500  # messages of a subscription in a claim
+_LOOK = 5.0  # seconds between looks whether subscriptions that were deleted are there again, at the most
 _COUNT = 60.0  # seconds between comparisons of what is in our name with what is in our hands, for no reason
 _IDLE_CHECK = 0.1  # the longest pause when it is to end as soon as it is idle
 
@@ -70,9 +71,10 @@ class Consumer:
         self._claiming = asyncio.Lock()  # held while a claim is under way: what it takes is not in our hands yet
         self._suspected_at: float | None = None
         self._counted_at = time.monotonic()  # when what is in our name was last compared with what is in our hands
-        self._told: dict[int, str] = {}
+        self._told: dict[int | str, str] = {}  # by number, and by name of those that are there again and do not fit
+        self._looked_at = float("-inf")
         self._idle = False  # whether the last claim found nothing
-        self._stopping = False
+        self._stopping = self._ending = False
 
     async def begin(self) -> None:
         """Create the subscriptions that are new, and become a member of all.
@@ -104,6 +106,10 @@ class Consumer:
         """Claim nothing more."""
         self._stopping = True
         self._wake.set()
+
+    def end_runners(self) -> None:
+        """The loops that handle are to end when they are cancelled now."""
+        self._ending = True
 
     # Claims ----------------------------------------------------------------------------------------------------------
 
@@ -157,6 +163,11 @@ class Consumer:
                 self._inbox.take(claim.held)
         for id_, state in claim.states.items():
             await self._tell(id_, state)
+        if "gone" in claim.states.values() and time.monotonic() - self._looked_at > _LOOK:
+            self._looked_at = time.monotonic()
+            for id_, state in claim.states.items():
+                if state == "gone":
+                    await self._look_for(id_)
         if claim.held:
             await asyncio.sleep(0)  # the handlers first
         return claim
@@ -167,16 +178,42 @@ class Consumer:
             try:
                 await adrive(self._carrier, check_state(self._known[id_], state))
                 log.error("subscription %r has stopped: resume it when the cause is mended", self._known[id_].name)
+            except SubscriptionNotFound as error:
+                log.error("%s: who creates it again finds this worker there", error)  # noqa: TRY400
             except PgEverythingError as error:
                 log.error("cannot consume: %s", error)  # noqa: TRY400
         if state != "busy":
             self._told[id_] = state
 
+    async def _look_for(self, gone: int) -> None:
+        """Take up a subscription that was deleted and created again. It is not ours to create: somebody deleted it."""
+        async with self._claiming:  # nobody else takes it up, and we stay the member that we are
+            if gone not in self._member.subscriptions:
+                return
+            handler = self._handlers[gone]
+            try:
+                known = await adrive(self._carrier, find(handler.name, handler.pattern, handler.settings))
+            except SubscriptionError as error:  # it has another pattern, for example
+                if self._told.get(handler.name) != str(error):
+                    log.error("cannot consume: %s", error)  # noqa: TRY400
+                    self._told[handler.name] = str(error)
+                return
+            if known is None:
+                return
+            await adrive(self._carrier, self._member.take_up(known, gone))
+            self._told.pop(handler.name, None)
+            # Messages of the old one may still be in our hands, under its number.
+            self._known[known.id] = known
+            self._handlers[known.id] = handler
+            self._inbox.replace(gone, known.id)
+        log.info("subscription %r is there again", known.name)
+        self.wake()
+
     # Handlers --------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Handle one message after the other: one of `concurrency` such loops."""
-        while True:
+        while not self._ending:  # a handler may swallow the cancellation that the end of the worker is
             held = await self._inbox.next()
             began = time.monotonic()
             if held.lost or not self._member.trusted:
@@ -317,11 +354,11 @@ class Consumer:
         """Whether nothing is left to do, here or in the hands of other members."""
         if not self._idle or self._inbox.held:
             return False
-        params: dict[str, Any] = {"subscriptions": list(self._handlers)}
+        params: dict[str, Any] = {"subscriptions": list(self._member.subscriptions)}
         if one(await self._carrier.execute(Query(SQL["open"], params, one))):
             return False
         self._idle = False
-        claim = await self._claim(dict.fromkeys(self._handlers, 1))
+        claim = await self._claim(dict.fromkeys(self._member.subscriptions, 1))
         if claim.held or claim.more or claim.busy:
             self._wake.set()
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -36,14 +37,13 @@ class Crew:
     def __init__(self, carrier: AsyncCarrier, lease: Lease, hands: Hands, fetcher: Fetcher, executor: Executor) -> None:
         self._carrier, self._lease, self._hands = carrier, lease, hands
         self._fetcher, self._executor = fetcher, executor
-        self.ending = False  # a handler may swallow the cancellation that the end of the worker is
         self._freed = False  # whether others have become ready that this worker will not take: it drains
         self.acknowledger = Acknowledger(carrier, lease, self._settled)
 
     async def run(self) -> None:
         """Run one job after the other: one of `concurrency` such loops."""
-        while not self.ending:
-            claimed = await self._hands.next()
+        while not self._executor.ending:  # a handler may swallow the cancellation that the end of the worker is
+            claimed = await self._executor.undisturbed(self._hands.next)
             began = time.monotonic()
             if not self._lease.trusted:  # frozen for too long: the job is somebody else's by now, or soon
                 claimed.lost = True
@@ -61,8 +61,12 @@ class Crew:
                 tell(outcome)
                 self.acknowledger.put(outcome)
             if claimed.thread is not None:
-                await asyncio.wait({claimed.thread})
+                await self._executor.undisturbed(functools.partial(asyncio.wait, {claimed.thread}))
             self._hands.ran(time.monotonic() - began)
+
+    def end(self) -> None:
+        """The runners are to end when they are cancelled now."""
+        self._executor.ending = True
 
     def _settled(self, outcomes: Sequence[Outcome], freed: bool) -> None:
         self._hands.settled(outcomes)

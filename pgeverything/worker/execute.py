@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from ..engine import codec
 from ..failures import Failure
 from ..jobs.values import Job
 from ..tasks import Definition, Registry
-from .calls import in_thread, on_loop, ran
+from .calls import calm, in_thread, on_loop, ran, unasked
 from .claimed import Claimed
 from .context import JobContext
 from .outcome import Ended, Failed, Outcome, raised, returned
 from .transactions import Transactions
 
 log = logging.getLogger("pgeverything.worker")
+
+T = TypeVar("T")
 
 
 class Executor:
@@ -26,6 +29,19 @@ class Executor:
     def __init__(self, tasks: Registry, transactions: Transactions, threads: int) -> None:
         self._tasks, self._transactions = tasks, transactions
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pgeverything")
+        # Whether the worker ends. What cancels a runner before that is a handler's business: an `async def` one runs in
+        # the runner's own task, and may cancel that, even when it is over (a timer that it left behind).
+        self.ending = False
+
+    async def undisturbed(self, wait: Callable[[], Awaitable[T]]) -> T:
+        """Wait for something until the worker ends, whatever else cancels the runner meanwhile."""
+        while True:
+            try:
+                return await wait()
+            except asyncio.CancelledError:
+                if self.ending:
+                    raise
+                await calm()
 
     async def run(self, claimed: Claimed) -> Outcome | None:
         """Run the job to its outcome; None when the handler's own transaction has ended it already."""
@@ -54,7 +70,7 @@ class Executor:
                 result = await self._within(timeout, definition, args, kwargs, claimed)
             ran(result, claimed.task)
         except asyncio.CancelledError as error:
-            return _interrupted(claimed, error, definition)
+            return self._interrupted(claimed, error, definition)
         except (KeyboardInterrupt, GeneratorExit):  # said to the process, not by the handler
             raise
         except BaseException as error:  # SystemExit, a panic of an extension: a failure, not the end of the worker
@@ -64,8 +80,20 @@ class Executor:
             return raised(claimed, error, definition.retry)
         finally:
             claimed.runner = None
-            _forget_interrupts(claimed)
+            await calm()
         return None if claimed.completed else returned(claimed, result)
+
+    def _interrupted(self, claimed: Claimed, error: asyncio.CancelledError, definition: Definition) -> Outcome | None:
+        """Tell why a handler was cancelled; the end of the worker itself goes on upwards."""
+        if self.ending:
+            raise error
+        if claimed.completed or claimed.lost:
+            return None
+        if not claimed.interrupts:  # it did that itself, or let through that something it awaited was cancelled
+            return raised(claimed, unasked(error), definition.retry)
+        if claimed.cancelled:
+            return Ended(claimed, "cancelled")
+        return Failed(claimed, 0.0, counts=False)  # back into line: the attempt was not the job's fault
 
     async def _within(
         self,
@@ -80,8 +108,8 @@ class Executor:
             async with limit:
                 claimed.runner = asyncio.current_task()
                 return await on_loop(definition.function(*args, **kwargs))
-        except TimeoutError as error:
-            if limit.expired():
+        except (TimeoutError, asyncio.CancelledError) as error:  # the latter when it had cancelled itself before
+            if limit.expired() and not claimed.interrupts and not self.ending:
                 raise _timed_out(timeout) from error
             raise
 
@@ -94,7 +122,7 @@ class Executor:
         claimed: Claimed,
     ) -> Any:
         future = in_thread(self._threads, definition.function, *args, **kwargs)
-        done, _ = await asyncio.wait({future}, timeout=timeout)
+        done, _ = await self.undisturbed(lambda: asyncio.wait({future}, timeout=timeout))
         if not done:
             # A thread cannot be stopped. Its job fails now; its slot stays taken until the thread has ended, so that
             # handlers that hang show as missing capacity and not as more and more threads.
@@ -106,29 +134,6 @@ class Executor:
     def close(self) -> None:
         """Take no more jobs; threads that still run are left to end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _interrupted(claimed: Claimed, error: asyncio.CancelledError, definition: Definition) -> Outcome | None:
-    """Tell why a handler was cancelled; the end of the worker itself goes on upwards."""
-    runner = asyncio.current_task()
-    asked = claimed.interrupts > 0
-    if runner is None or runner.cancelling() > claimed.interrupts:
-        raise error
-    if claimed.completed or claimed.lost:
-        return None
-    if not asked:  # something else that the handler awaited was cancelled, and it let the error through
-        return raised(claimed, error, definition.retry)
-    if claimed.cancelled:
-        return Ended(claimed, "cancelled")
-    return Failed(claimed, 0.0, counts=False)  # back into line: the attempt was not the job's fault
-
-
-def _forget_interrupts(claimed: Claimed) -> None:
-    """Take back what was asked of this job's handler: the runner goes on to other jobs, which it must not touch."""
-    runner = asyncio.current_task()
-    while claimed.interrupts and runner is not None:
-        claimed.interrupts -= 1
-        runner.uncancel()
 
 
 def _timed_out(timeout: float) -> TimeoutError:

@@ -17,7 +17,7 @@ from ..pubsub.handlers import Handler
 from ..pubsub.subscriber import fields
 from ..pubsub.values import AsyncMessage, Held, Message
 from ..signals import Cancel, Reject, Snooze
-from .calls import in_thread, ran
+from .calls import in_thread, ran, unasked
 from .transactions import Transactions
 
 log = logging.getLogger("pgeverything.worker")
@@ -155,8 +155,10 @@ class Handling:
             return Back(error.seconds, failed=False)
         if isinstance(error, Cancel):
             return Done()
-        if isinstance(error, asyncio.CancelledError) and id(held) in self._interrupted:
-            return Back(0.0, failed=False, begun=False)
+        if isinstance(error, asyncio.CancelledError):
+            if id(held) in self._interrupted:
+                return Back(0.0, failed=False, begun=False)
+            unasked(error)
         failure = Failure.of(error, handler.name)
         if isinstance(error, Reject):
             return Back(0.0, reason=f"rejected: {error.reason}", failure=failure)

@@ -25,7 +25,7 @@ class Inbox:
     """
 
     def __init__(self, concurrency: int, most: Mapping[int, int]) -> None:
-        self._concurrency, self._most = concurrency, most
+        self._concurrency, self._most = concurrency, dict(most)
         self.held: dict[int, Held] = {}  # by identity: a message may be here again while its last delivery ends
         self.running = 0
         self._ready: asyncio.Queue[Held] = asyncio.Queue()
@@ -34,6 +34,10 @@ class Inbox:
         self._counts: Counter[int] = Counter()
         self._average: float | None = None
         self._room = asyncio.Event()
+
+    def replace(self, subscription: int, new: int) -> None:
+        """Have as many of a new subscription as there could be of an old one."""
+        self._most[new] = self._most.pop(subscription)
 
     def take(self, messages: Iterable[Held]) -> None:
         """Take messages into our hands, in the order of positions."""

@@ -206,7 +206,9 @@ class Worker:
                 drained.append(self._consumer.drain(self._drain))
             await asyncio.gather(*drained)
         finally:
-            self._crew.ending = True
+            self._crew.end()
+            if self._consumer is not None:
+                self._consumer.end_runners()
             for task in everything:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)

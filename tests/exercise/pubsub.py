@@ -62,6 +62,7 @@ def exercise(session: Session) -> None:
     on.create("exercise-time", ONE, "skip", None)
     on.publish()
     first, second = on.member(*ids.values()), on.member(*ids.values())
+    run("pubsub.take_up", member=first, subscriptions=list(ids.values()))
     for on_dead, each in ids.items():
         held = on.claim(first, each, most=6)
         on.claim(second, each)

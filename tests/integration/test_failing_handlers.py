@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from pgeverything import Cancel, JobContext, PgEverything, Reject, Retry, Snooze
+from pgeverything import Cancel, Job, JobContext, PgEverything, Reject, Retry, Snooze
 from pgeverything.errors import TaskError
 
 if TYPE_CHECKING:
@@ -325,3 +325,50 @@ def test_what_has_expired_is_not_started(pg: PgEverything, db: Database) -> None
     assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).reason) == ("dead", "expired before it started")
     assert pg.jobs.get(other.id).state == "succeeded"
     assert ran == [1]
+
+
+def test_what_expires_after_a_crash_says_so(pg: PgEverything, db: Database) -> None:
+    job = pg.jobs.enqueue("late", expires="1h")
+    db.execute("update pgeverything.jobs set expires_at = clock_timestamp() - interval '1s'")
+    db.execute("update pgeverything.ready set crashes = 1")
+    lost = """insert into pgeverything.failures (job, at, attempt, worker, error)
+              values (%s, clock_timestamp(), 0, 7, '{"type": "WorkerLost", "message": "it fell silent"}')"""
+    db.execute(lost, [job.id])
+    work(pg)
+    dead = pg.jobs.get(job.id)
+    assert (dead.reason, dead.attempt, dead.crashes) == ("expired before it started", 0, 1)
+    assert (dead.error["type"], dead.fingerprint) == ("WorkerLost", "crash")  # type: ignore[index]
+
+
+def test_what_expires_between_two_attempts_keeps_the_error_of_the_last(pg: PgEverything, db: Database) -> None:
+    @pg.task(retry=Retry(attempts=9, first="1h"))
+    def fail(message: str) -> None:
+        raise ValueError(message)
+
+    job, other = fail.options(expires="1h").enqueue("first"), fail.enqueue("other")
+    unknown = pg.jobs.enqueue("fail", {"message": "of a task that is gone"})
+    work(pg)
+    db.execute("update pgeverything.jobs set args = jsonb_build_object('message', 'second') where id = %s", [job.id])
+    hurry(db)
+    work(pg)
+    db.execute("update pgeverything.jobs set expires_at = clock_timestamp() - interval '1s' where id = %s", [job.id])
+    db.execute("update pgeverything.jobs set task = 'gone' where id = %s", [unknown.id])
+    hurry(db)
+    work(pg)
+
+    dead, waiting, gone = (pg.dead_letters.get(job.id), pg.jobs.get(other.id), pg.dead_letters.get(unknown.id))
+    assert isinstance(dead, Job)
+    assert isinstance(gone, Job)
+    assert dead.error is not None
+    assert gone.error is not None
+    assert gone.reason is not None
+    assert (dead.reason, dead.attempt, dead.error["message"]) == ("expired before it started", 2, "second")
+    assert (waiting.state, waiting.attempt) == ("scheduled", 3)
+    assert dead.fingerprint == dead.error["fingerprint"]
+    assert gone.reason.startswith("unknown task")
+    assert gone.error["message"] == "of a task that is gone"
+    assert len(pg.jobs.failures(job.id)) == 2  # its death was no attempt
+
+    pg.dead_letters.redrive(ids=[unknown.id])
+    work(pg)
+    assert pg.jobs.get(unknown.id).error is None  # of this life there is none

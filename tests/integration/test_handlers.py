@@ -9,6 +9,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from pgeverything import InvalidArgument, JobContext, PgEverything, Retry
@@ -89,6 +90,22 @@ def test_a_result_that_is_not_json_is_not_kept(pg: PgEverything, caplog: pytest.
 
     assert (pg.jobs.get(job.id).state, pg.jobs.get(job.id).result) == ("succeeded", None)
     assert "its result is not kept" in caplog.text
+
+
+@pytest.mark.parametrize("raw", [b"<html>", b"1e400", b""])
+async def test_a_result_that_is_not_json_ends_no_worker(pg: PgEverything, raw: bytes) -> None:
+    @pg.task()
+    def odd() -> object:
+        return {"page": msgspec.Raw(raw)}
+
+    @pg.task()
+    def good() -> object:
+        return {"page": msgspec.Raw(b"[1, null]")}
+
+    jobs = [await asyncio.to_thread(task.enqueue) for task in (odd, good)]
+    await pg.worker().serve(until_idle=True)
+    ended = [await asyncio.to_thread(pg.jobs.get, job.id) for job in jobs]
+    assert [(job.state, job.result) for job in ended] == [("succeeded", None), ("succeeded", {"page": [1, None]})]
 
 
 def test_a_result_that_cannot_even_be_looked_at_is_not_kept(pg: PgEverything) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -304,6 +305,24 @@ def test_a_drain_that_takes_too_long_interrupts(pg: PgEverything) -> None:
     assert (one(pg, "s").in_flight, one(pg, "s").retrying) == (0, 1)
     run(pg)
     assert deliveries == [1, 1]
+
+
+async def test_cancelling_the_worker_ends_it_whatever_its_handlers_make_of_that(pg: PgEverything) -> None:
+    began = asyncio.Event()
+
+    @pg.subscriber("t", name="s", start="earliest")
+    async def stubborn(message: AsyncMessage) -> None:
+        began.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+    await asyncio.to_thread(pg.pubsub.publish, "t", 1)
+    serving = asyncio.create_task(pg.worker().serve())
+    await asyncio.wait_for(began.wait(), PATIENCE)
+    serving.cancel()
+    ended, _ = await asyncio.wait([serving], timeout=PATIENCE)
+    assert ended
+    assert (await asyncio.to_thread(one, pg, "s")).in_flight == 1  # to be rescued
 
 
 @pgbouncer.needs_hints

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from pgeverything import AsyncPgEverything, ConfigurationError, InvalidArgument, PgEverything, Retry
@@ -36,6 +37,7 @@ ARGS: list[tuple[Any, str]] = [
     ({"a": object()}, "args"),
     ({"a": float("nan")}, "args"),
     ({"a": NUL}, "args"),
+    ({"a": msgspec.Raw(b"<html>")}, r"args\['a'\] cannot be JSON"),
     ({"a": "x" * 2_000_000}, "args"),
 ]
 CALLS: list[tuple[str, str, tuple[Any, ...], dict[str, Any], str]] = [
@@ -48,6 +50,9 @@ CALLS: list[tuple[str, str, tuple[Any, ...], dict[str, Any], str]] = [
     *(("jobs", "enqueue_many", ("mail", args), {}, "args=") for args in ("text", {"a": 1}, 7, None)),
     ("jobs", "enqueue_many", ("mail", [{}, "text"]), {}, r"args\[1\]='text' must map"),
     ("jobs", "enqueue_many", ("mail", [{}, {}, {"a": float("nan")}]), {}, r"args\[2\]"),
+    ("jobs", "enqueue_many", ("mail", [{}, {"a": msgspec.Raw(b"")}]), {}, r"args\[1\]\['a'\] cannot be JSON"),
+    ("cache", "set", ("k", msgspec.Raw(b"<html>")), {"ttl": 1}, "value cannot be JSON"),
+    ("scheduler", "add", ("s", "mail", {"a": msgspec.Raw(b"<html>")}), {"every": 60}, r"args\['a'\] cannot be JSON"),
     *(("jobs", name, (id_,), {}, "id=") for name in ("get", "cancel", "retry", "why", "failures") for id_ in WHOLE),
     *(("jobs", "wait", (id_,), {}, "id=") for id_ in WHOLE),
     *(("jobs", "wait", (1,), {"timeout": value}, "timeout=") for value in (-1, "soon")),

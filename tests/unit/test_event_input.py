@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from pgeverything import EventLog, InvalidArgument
@@ -26,10 +27,12 @@ WHEN = datetime(2026, 1, 1, tzinfo=UTC)
         ("data", lambda log: log.append("t", object())),
         ("data", lambda log: log.append("t", float("nan"))),
         ("data", lambda log: log.append("t", "a\0b")),
+        ("data", lambda log: log.append("t", msgspec.Raw(b"<html>"))),
         ("data", lambda log: log.append_many("t", 7)),
         ("data", lambda log: log.append_many("t", "abc")),
         ("data", lambda log: log.append_many("t", {"a": 1})),
         (r"data\[1\]", lambda log: log.append_many("t", [1, object()])),
+        (r"data\[1\]", lambda log: log.append_many("t", [1, msgspec.Raw(b"1 2")])),
         ("data", lambda log: log.append_many("t", range(10_001), idempotency_key="i")),
         ("type", lambda log: log.append("t", 1, type=None)),
         ("type", lambda log: log.append("t", 1, type="x" * 1025)),

@@ -17,6 +17,7 @@ from pgeverything.worker.acknowledge import Acknowledger
 from pgeverything.worker.claim import Pace
 from pgeverything.worker.claimed import Claimed
 from pgeverything.worker.crew import Crew
+from pgeverything.worker.execute import Executor
 from pgeverything.worker.hands import Hands
 from pgeverything.worker.lease import Lease
 from pgeverything.worker.outcome import Ended, Failed
@@ -294,8 +295,11 @@ class Suspicious:
         self.suspicion.set()
 
 
-class LetGo:
+class LetGo(Executor):
     """An executor whose job is let go while its handler runs."""
+
+    def __init__(self) -> None:
+        self.ending = False
 
     async def run(self, job: Claimed) -> None:
         job.lost = True
@@ -312,4 +316,5 @@ async def test_a_job_that_was_let_go_is_suspected_when_its_handler_ends() -> Non
         await asyncio.wait_for(fetcher.suspicion.wait(), PATIENCE)
         assert hands.held == {}
     finally:
+        crew.end()
         running.cancel()

@@ -615,7 +615,8 @@ begin
 end $$;
 
 -- Creates a subscription, or returns the one of that name. Its start is fixed here: what is committed later is above it.
--- Settings are set for all its members, unless it would hold followers back and be without an order.
+-- Without a start none is created. Who waits is told of a new one, which may be one that was deleted under him. Settings
+-- are set for all its members, unless it would hold followers back and be without an order.
 create function pgeverything.create_subscription(
   name text, pattern text, topic text, low text, high text, regex text, start text, at timestamptz, ordered boolean,
   max_deliveries integer, on_dead text)
@@ -625,7 +626,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-  if not exists (select from pgeverything.subscriptions s where s.name = create_subscription.name) then
+  if (create_subscription.start is not null or create_subscription.at is not null)
+     and not exists (select from pgeverything.subscriptions s where s.name = create_subscription.name) then
     insert into pgeverything.subscriptions (id, name, pattern, topic, low, high, regex, ordered, max_deliveries, on_dead,
                                             created_at, claimed)
     values (nextval('pgeverything.pubsub_seq'), create_subscription.name, create_subscription.pattern,
@@ -634,6 +636,7 @@ begin
             coalesce(create_subscription.on_dead, 'skip'), clock_timestamp(),
             pgeverything.start_position(create_subscription.start, create_subscription.at))
     on conflict (name) do nothing;
+    perform pgeverything.wake_readers();
   end if;
   update pgeverything.subscriptions s
   set ordered = coalesce(create_subscription.ordered, s.ordered),

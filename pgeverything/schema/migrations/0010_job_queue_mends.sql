@@ -57,10 +57,11 @@ begin
 end $$;
 
 
--- As before, with two differences. Keys are locked in the order of their bytes, as everywhere: `turn_notes` sorts so by
--- its columns, `jobs` by the database's own rules, and where these differ two statements waited for each other. And
--- workers that sleep hear of a job that is to be tried again, as they do of one that is enqueued with a delay: the
--- worker that failed may have its hands full when it is due, or be gone.
+-- As before, with three differences. Keys are locked in the order of their bytes, as everywhere: `turn_notes` sorts so by
+-- its columns, `jobs` by the database's own rules, and where these differ two statements waited for each other. Workers
+-- that sleep hear of a job that is to be tried again, as they do of one that is enqueued with a delay: the worker that
+-- failed may have its hands full when it is due, or be gone. And what dies without an error of its own, because it has
+-- expired or nobody knows its task any more, keeps that of its last attempt, if there was one since it was redriven.
 create or replace function pgeverything.fail(
   worker bigint, jobs bigint[], tokens bigint[], delays double precision[], used integer[], reasons text[],
   fingerprints text[], errors text[], out accepted bigint[], out freed bigint)
@@ -84,11 +85,16 @@ begin
            j.ordering_key is not null
     from done d join pgeverything.jobs j on j.id = d.job
     where j.id = any (fail.jobs) and d.delay is not null),
+  dying as materialized (
+    select d.*, case when d.error is null and d.attempt + d.crashes > 0 then (
+             select f.error from pgeverything.failures f where f.job = d.job order by f.at desc limit 1) end as last
+    from done d where d.delay is null),
   dead as (
     update pgeverything.jobs j
-    set dead = true, died_at = d.at, reason = d.reason, fingerprint = d.fingerprint, error = d.error::jsonb,
+    set dead = true, died_at = d.at, reason = d.reason, error = coalesce(d.error::jsonb, d.last),
+        fingerprint = coalesce(d.fingerprint, d.last ->> 'fingerprint', case when d.last is not null then 'crash' end),
         attempt = d.attempt, crashes = d.crashes
-    from done d where j.id = any (fail.jobs) and j.id = d.job and d.delay is null
+    from dying d where j.id = any (fail.jobs) and j.id = d.job
     returning j.queue, j.ordering_key),
   logged as (
     insert into pgeverything.failures (job, at, attempt, worker, error)

@@ -1,5 +1,6 @@
 -- name: create
--- Create a subscription, or find the one of that name and bring it in line with what is said; null leaves a setting alone.
+-- Create a subscription, or find the one of that name and bring it in line with what is said; null leaves a setting alone,
+-- and without `start` and `at` it is only found.
 select s.id, s.pattern, s.ordered, s.on_dead
 from pgeverything.create_subscription(
   name => %(name)s::text, pattern => %(pattern)s::text, topic => %(topic)s::text, low => %(low)s::text,
@@ -12,6 +13,10 @@ insert into pgeverything.members (id, name, subscriptions, started_at, heartbeat
 values (nextval('pgeverything.pubsub_seq'), %(name)s::text, %(subscriptions)s::bigint[], clock_timestamp(),
         clock_timestamp(), make_interval(secs => %(lease)s::double precision))
 returning id;
+
+-- name: take_up
+-- Note what a member takes deliveries of from now on.
+update pgeverything.members m set subscriptions = %(subscriptions)s::bigint[] where m.id = %(member)s::bigint;
 
 -- name: beat
 -- Renew the leases of members; returns those that still had one, and whether others have fallen silent.
