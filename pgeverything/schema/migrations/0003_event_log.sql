@@ -29,6 +29,7 @@ create table pgeverything.events (
 ) partition by range (position);
 comment on column pgeverything.events.version is 'counts the events of one topic and key from 1; null without a key';
 create index events_topic on pgeverything.events (topic_id, position);
+create index events_transaction on pgeverything.events using brin (transaction_id);  -- they come in order, near enough: an insert pays next to nothing
 create index events_key on pgeverything.events (topic_id, key, position) where key is not null;
 
 -- How many events each topic and key has: its version. The row is locked until the publisher commits, so that the order
