@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
-import msgspec
-
+from ..engine import codec
 from ..engine.plan import Rows
 
 
@@ -117,17 +115,7 @@ class Verification:
     unsealed: int = 0
 
 
-def _exact(text: str) -> float | Decimal:
-    number, exact = float(text), Decimal(text)
-    return number if Decimal(repr(number)) == exact else exact
-
-
-_DECODER = msgspec.json.Decoder(float_hook=_exact)
-
-
-def decode(text: str) -> Any:
-    """Return a JSON value whose numbers are exact."""
-    return _DECODER.decode(text)
+decode = codec.decode_exactly
 
 
 def _key(text: str | None) -> Any:

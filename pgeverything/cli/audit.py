@@ -158,7 +158,7 @@ def _print(found: Iterable[Entry], *, as_json: bool) -> None:
         if as_json:
             emit_json_line(entry)
             continue
-        key = "" if entry.key is None else json.dumps(entry.key, ensure_ascii=False)
+        key = "" if entry.key is None else _value(entry.key)
         who = entry.actor if entry.actor is not None else f"role {entry.role}"
         words = (entry.action, entry.subject, key, f"by {who}", f"({entry.reason})" if entry.reason else "")
         text = "  ".join(filter(None, map(shown, (*words, _changes(entry)))))

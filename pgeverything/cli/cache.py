@@ -13,7 +13,7 @@ from ..app import Bound
 from ..cache import upkeep
 from ..engine.plan import drive
 from .options import json_option, on_database
-from .output import counted, emit_fields, emit_json, say
+from .output import counted, emit_fields, emit_json, plain, say
 
 _NOTHING = object()
 
@@ -42,8 +42,9 @@ def get(pg: Bound, *, key: str, as_json: bool) -> None:
             raise click.UsageError(f"the value is {len(value)} bytes: send them to a file or a program, or say --json")
         click.echo(value, nl=False)
     elif value is not _NOTHING:
-        text = json.dumps(value, ensure_ascii=False)
-        click.echo(text if text.isprintable() else json.dumps(value))  # a terminal obeys nothing that was stored
+        text = json.dumps(value, ensure_ascii=False, default=plain)
+        safe = text if text.isprintable() else json.dumps(value, default=plain)
+        click.echo(safe)  # a terminal obeys nothing that was stored
     if value is _NOTHING:
         say(f"{key!r} has no value")
         click.get_current_context().exit(1)

@@ -18,7 +18,7 @@ from ..events import Event, retention
 from ..events.patterns import compile_pattern
 from ..events.read import batch, horizon, position_at
 from .options import json_option, on_database
-from .output import counted, emit_json, emit_json_line, emit_table, progress_bar, say, shown
+from .output import counted, emit_json, emit_json_line, emit_table, plain, progress_bar, say, shown
 
 _LINES = 1000  # of standard input that are appended at a time
 _POLL = 0.25  # seconds between two looks of `tail`
@@ -190,7 +190,7 @@ def _print(found: Iterable[Event], *, as_json: bool) -> None:
 def event_line(event: Event) -> str:
     """Return an event as a line for a person."""
     key = "" if event.key is None else f"{shown(event.key)} v{event.version}"
-    words = (shown(event.topic), shown(event.type), key, json.dumps(event.data, ensure_ascii=False))
+    words = (shown(event.topic), shown(event.type), key, json.dumps(event.data, ensure_ascii=False, default=plain))
     return "  ".join([f"{event.position:>8}", shown(event.recorded_at), *filter(None, map(shown, words))])
 
 

@@ -33,15 +33,16 @@ def counted(number: int, noun: str, many: str = "") -> str:
 
 def emit_json(value: Any) -> None:
     """Print one JSON document: dataclasses as objects, times in ISO 8601."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=plain))
 
 
 def emit_json_line(value: Any) -> None:
     """Print one JSON document on one line."""
-    click.echo(json.dumps(value, ensure_ascii=False, default=_plain))
+    click.echo(json.dumps(value, ensure_ascii=False, default=plain))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return what `json.dumps` cannot write as something that it can."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, date):
@@ -109,7 +110,7 @@ def shown(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain) if isinstance(value, Mapping | list) else str(value)
+    return json.dumps(value, ensure_ascii=False, default=plain) if isinstance(value, Mapping | list) else str(value)
 
 
 def _cell(value: object, most: int | None) -> Any:

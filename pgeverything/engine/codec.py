@@ -9,9 +9,12 @@ None in it.
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import os
 import re
 from collections import deque
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -32,6 +35,9 @@ _NEVER_NAN = frozenset({str, int, bool, type(None)})
 
 _ESCAPED_NUL = "\\u0000"  # after an escaped backslash, these six characters are ordinary text
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+_DEEPEST = 100  # levels that are read of a value that is too deep
+_TEXT_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]')
 
 
 def max_payload_bytes() -> int:
@@ -128,14 +134,27 @@ def encode_own(value: object) -> str:
 def decode(text: str | bytes) -> Any:
     """Return the value of JSON text: dicts, lists, strings, numbers, booleans and None.
 
+    Whatever ``jsonb`` holds can be read. Anybody may write a row with psql, and one that could not be read would hide
+    all those that are read together with it. So a number that is no int or float here, because it has more digits than
+    the interpreter converts (4,300) or is beyond a float, is a ``Decimal``; and of a value that is nested more deeply
+    than the interpreter goes (a thousand levels), what is below the hundredth level is its JSON text.
+
     Raises:
         InvalidArgument: the text is not JSON.
 
     """
     try:
         return _DECODER.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidArgument(f"the text is not JSON that can be read here: {error}") from error
+    except _NOT_DECODABLE as error:
+        return _decode_outsized(text, error, _real)
+
+
+def decode_exactly(text: str | bytes) -> Any:
+    """Return the value of JSON text as :func:`decode` does; what a float cannot hold exactly is a ``Decimal`` too."""
+    try:
+        return _EXACT_DECODER.decode(text)
+    except _NOT_DECODABLE as error:
+        return _decode_outsized(text, error, _exact)
 
 
 def decode_as(text: str | bytes, type_: type[T]) -> T:
@@ -151,7 +170,7 @@ def decode_as(text: str | bytes, type_: type[T]) -> T:
     """
     try:
         return msgspec.json.decode(text, type=type_)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _NOT_DECODABLE as error:
         label = type_.__qualname__ if isinstance(type_, type) else type_
         raise InvalidArgument(f"the JSON text is not a {label}: {error}") from error
 
@@ -169,10 +188,58 @@ def reader(type_: Any) -> Callable[[str | bytes], Any]:
     def read(text: str | bytes) -> Any:
         try:
             return decoder.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except _NOT_DECODABLE as error:
             raise InvalidArgument(f"the JSON text is not a {label}: {error}") from error
 
     return read
+
+
+def _decode_outsized(text: str | bytes, error: Exception, real: Callable[[str], float | Decimal]) -> Any:
+    """Return the value of JSON text that msgspec has refused with `error`, where that was for the size of something."""
+    try:
+        if isinstance(error, msgspec.ValidationError | RecursionError):
+            text = _cut(text if isinstance(text, str) else text.decode())
+            return json.loads(text, parse_int=_whole, parse_float=real, parse_constant=_refuse_constant)
+    except (ValueError, ArithmeticError, RecursionError):
+        pass
+    raise InvalidArgument(f"the text is not JSON that can be read here: {error}") from error
+
+
+def _cut(text: str) -> str:
+    """Return JSON text in which whatever is nested too deeply is a string."""
+    kept, depth, start, end = [], 0, 0, 0
+    for token in _TEXT_OR_BRACKET.finditer(text):
+        if token[0] in ("[", "{"):
+            depth += 1
+            if depth == _DEEPEST + 1:
+                start = token.start()
+        elif token[0] in ("]", "}"):
+            if depth == _DEEPEST + 1:
+                kept += [text[end:start], json.dumps(text[start : token.end()])]
+                end = token.end()
+            depth -= 1
+    return "".join([*kept, text[end:]])
+
+
+def _whole(text: str) -> int | Decimal:
+    try:
+        return int(text)
+    except ValueError:
+        return Decimal(text)
+
+
+def _real(text: str) -> float | Decimal:
+    number = float(text)
+    return number if math.isfinite(number) else Decimal(text)
+
+
+def _exact(text: str) -> float | Decimal:
+    number, exact = float(text), Decimal(text)
+    return number if Decimal(repr(number)) == exact else exact
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(text)
 
 
 def _as_base(value: object) -> object:
@@ -196,6 +263,8 @@ def _as_base(value: object) -> object:
 
 _ENCODER = msgspec.json.Encoder(enc_hook=_as_base)
 _DECODER = msgspec.json.Decoder()
+_EXACT_DECODER = msgspec.json.Decoder(float_hook=_exact)
+_NOT_DECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # ValueError: lone surrogates (UnicodeEncodeError) and integers above the interpreter's digit limit.
 _NOT_ENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 

@@ -16,7 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgeverything.engine.codec import decode, decode_as, encode, encode_many, encode_own, max_payload_bytes
+from pgeverything.engine.codec import (
+    decode,
+    decode_as,
+    decode_exactly,
+    encode,
+    encode_many,
+    encode_own,
+    max_payload_bytes,
+)
 from pgeverything.errors import ConfigurationError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -276,6 +284,59 @@ def test_text_that_is_not_json_is_refused(text: str | bytes) -> None:
         decode(text)
     with pytest.raises(InvalidArgument, match="not a list"):
         decode_as(text, list)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("9" * 5000, Decimal("9" * 5000)),
+        ('{"a": [-1%s, 2, 0.5]}' % ("0" * 4300), {"a": [Decimal("-1" + "0" * 4300), 2, 0.5]}),
+        ("[1e400, 1e-400, 1.5]", [Decimal("1e400"), 0.0, 1.5]),
+        (b'["\xc3\xa9", %s]' % (b"9" * 5000), ["é", Decimal("9" * 5000)]),
+    ],
+    ids=["whole", "negative", "real", "bytes"],
+)
+def test_numbers_that_python_has_no_other_place_for_are_decimals(text: str | bytes, value: object) -> None:
+    assert decode(text) == value
+    assert [type(each) for each in flat(decode(text))] == [type(each) for each in flat(value)]
+
+
+def flat(value: Any) -> list[Any]:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return [value] if items is None else [each for item in items for each in flat(item)]
+
+
+def test_an_interpreter_that_converts_fewer_digits_reads_decimals() -> None:
+    with digits(640):
+        assert decode("[7, %s]" % ("9" * 1000)) == [7, Decimal("9" * 1000)]
+
+
+def test_exact_numbers_stay_exact_beside_one_that_is_too_long() -> None:
+    assert repr(decode_exactly("[0.1, 1234567890123456789.5, 1]")) == "[0.1, Decimal('1234567890123456789.5'), 1]"
+    text = "[0.1, 1234567890123456789.5, %s]" % ("9" * 5000)
+    assert decode_exactly(text) == [0.1, Decimal("1234567890123456789.5"), Decimal("9" * 5000)]
+
+
+@pytest.mark.parametrize("inner", ["[1]", '{"b": "]}\\""}', '"\\"[{"'])
+def test_below_the_hundredth_level_of_what_is_too_deep_is_its_text(inner: str) -> None:
+    deep = '{"a": [' * 1000 + inner + "]}" * 1000
+    found = decode(f'[1, {deep}, "[[", 2, {deep}]')
+    assert (found[0], found[2:4], found[4]) == (1, ["[[", 2], found[1])
+    level = found[1]
+    for _ in range(49):
+        [level] = level["a"]
+    assert level == {"a": "[" + '{"a": [' * 950 + inner + "]}" * 950 + "]"}
+
+
+def test_what_is_not_too_deep_is_not_cut() -> None:
+    deep = "[" * 500 + "]" * 500
+    assert json.dumps(decode(deep)) == deep
+
+
+@pytest.mark.parametrize("end", ["", "x]", "}", ", NaN]", ", 1e99999999999999999999]"])
+def test_text_that_is_not_json_behind_a_long_number_is_refused(end: str) -> None:
+    with pytest.raises(InvalidArgument, match="not JSON that can be read here: Integer value out of range"):
+        decode("[" + "9" * 5000 + end)
 
 
 def test_decoding_as_a_type_is_strict_and_says_where() -> None:
