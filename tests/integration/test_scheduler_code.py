@@ -104,7 +104,8 @@ def test_what_vanished_from_the_code_is_disabled_and_can_come_back(pg: PgEveryth
     assert synced(db, code("a", "b")).changed == ("b",)
     assert states(pg)["b"] == ("active", 3600.0)
     (missed,) = pg.scheduler.history("b")
-    assert (missed.outcome, missed.count, missed.reason) == ("ended", 2, "its code was gone")
+    assert (missed.outcome, missed.reason) == ("ended", "its code was gone")
+    assert missed.count in (2, 3)  # an hour may just have passed
 
 
 def test_the_last_schedule_that_vanishes_is_disabled_too(pg: PgEverything, db: Database) -> None:
