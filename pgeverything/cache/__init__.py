@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, NoReturn
 
 from ..durations import Duration
@@ -16,7 +16,19 @@ from ..engine.plan import Async, Sync, adrive_on, drive_on, method, op
 from ..engine.pool import AsyncDatabase, AsyncTarget, Database, Target
 from ..errors import CacheError, InvalidArgument
 from . import entries, upkeep
-from .compute import Found, Lease, Misfit, Recipe, acquire, check_compute, give_up, new_token, settle
+from .compute import (
+    Found,
+    Lease,
+    Misfit,
+    Recipe,
+    acquire,
+    check_compute,
+    computing,
+    give_up,
+    new_token,
+    refuse_own,
+    settle,
+)
 from .near import AsyncNearCache, NearCache
 from .values import CacheStats, Tally, dump
 
@@ -89,6 +101,8 @@ class Cache(Module, _Anywhere):
             The value as it is read from the cache: JSON's types, or bytes.
 
         Raises:
+            CacheError: this is called by the very computation of that key, or by a task or thread in its context, which
+                would wait for itself.
             ComputeFailed: it failed a moment ago, where `errors` says to remember that.
             InvalidArgument: an argument is refused, or what was computed is neither JSON nor bytes.
         """
@@ -106,31 +120,28 @@ class Cache(Module, _Anywhere):
         return NearCache(self, ttl, entries)
 
     def _obtain(self, recipe: Recipe, compute: Callable[[], Any]) -> Found:
+        here = (self._database.target, self._database.schema)
+        refuse_own(here, recipe.key)
         token = new_token()
-        with self._leaving_none(recipe, token):
+        try:
             answer = drive_on(self._carrier, acquire(self, recipe, token))
-        if isinstance(answer, Found):
-            return answer
-        began = time.monotonic()
-        try:
-            found = _computed(recipe, compute())
-        except BaseException as error:
-            self._give_up(recipe, answer, error)
-            raise
-        with self._leaving_none(recipe, token):
+            if isinstance(answer, Found):
+                return answer
+            began = time.monotonic()
+            try:
+                with computing(here, recipe.key):
+                    value = compute()
+                found = _computed(recipe, value)
+            except Exception as error:
+                self._give_up(recipe, answer, error)
+                raise
             drive_on(self._carrier, settle(self, recipe, answer, found.stored, time.monotonic() - began))
-        return found
-
-    @contextlib.contextmanager
-    def _leaving_none(self, recipe: Recipe, token: int) -> Iterator[None]:
-        """Leave no lease behind when what is done here is interrupted: nobody knows then whether it was done."""
-        try:
-            yield
         except Exception:
             raise
-        except BaseException as error:
+        except BaseException as error:  # interrupted: nobody knows whether a lease is there
             self._give_up(recipe, Lease(token), error)
             raise
+        return found
 
     def _give_up(self, recipe: Recipe, lease: Lease, error: BaseException) -> None:
         try:
@@ -171,6 +182,8 @@ class AsyncCache(AsyncModule, _Anywhere):
         return AsyncNearCache(self, ttl, entries)
 
     async def _obtain(self, recipe: Recipe, compute: Callable[[], Any]) -> Found:
+        here = (self._database.target, self._database.schema)
+        refuse_own(here, recipe.key)
         token = new_token()
         async with self._leaving_none(recipe, token):
             answer = await adrive_on(self._carrier, acquire(self, recipe, token))
@@ -178,8 +191,10 @@ class AsyncCache(AsyncModule, _Anywhere):
             return answer
         began = time.monotonic()
         try:
-            value = compute()
-            found = _computed(recipe, await value if isinstance(value, Awaitable) else value)
+            with computing(here, recipe.key):
+                value = compute()
+                value = await value if isinstance(value, Awaitable) else value
+            found = _computed(recipe, value)
         except BaseException as error:
             # Shielded: whoever cancelled us may do so again.
             await asyncio.shield(self._give_up(recipe, answer, error))

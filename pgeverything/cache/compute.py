@@ -7,18 +7,20 @@ data; while that transaction is open, nobody gets a new one. So whatever is stor
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from ..durations import Duration, seconds
 from ..engine.plan import Plan, Query, Sleep, Watch, one, same
 from ..engine.statements import statements
-from ..errors import ComputeFailed, InvalidArgument
+from ..errors import CacheError, ComputeFailed, InvalidArgument
 from .entries import hint
 from .upkeep import Caching, asked, wrote
 from .values import Stored, check_key, check_tags, lifetime, load
@@ -106,6 +108,52 @@ def check_compute(compute: object) -> None:
     """Refuse what cannot be called."""
     if not callable(compute):
         raise InvalidArgument(f"compute={compute!r} must be a function without arguments that returns the value")
+
+
+@dataclass(slots=True)
+class _Computation:
+    """A computation of a key of a cache, and the one that it is a part of."""
+
+    cache: object
+    key: str
+    outer: _Computation | None
+    running: bool = True
+
+
+# Seen by the tasks and threads that a computation starts with its context: it may wait for them.
+_under_way: ContextVar[_Computation | None] = ContextVar("pgeverything_computing", default=None)
+
+
+def refuse_own(cache: object, key: str) -> None:
+    """Refuse to wait for a computation within itself.
+
+    Args:
+        cache: which cache: what is equal for those that are the same.
+        key: the key that is asked for.
+
+    Raises:
+        CacheError: this is a part of computing the same key.
+    """
+    computation = _under_way.get()
+    while computation is not None:
+        if computation.running and computation.key == key and computation.cache == cache:
+            raise CacheError(
+                f"computing {key!r} asks for {key!r} itself, and would wait for its own end: give what it asks for "
+                f"another key, or compute it without the cache; get({key!r}) returns the last value without waiting"
+            )
+        computation = computation.outer
+
+
+@contextlib.contextmanager
+def computing(cache: object, key: str) -> Iterator[None]:
+    """Note that a key is computed, until the block ends: a task that goes on after it may ask for the key."""
+    computation = _Computation(cache, key, _under_way.get())
+    try:
+        _under_way.set(computation)
+        yield
+    finally:
+        computation.running = False
+        _under_way.set(computation.outer)
 
 
 def new_token() -> int:
