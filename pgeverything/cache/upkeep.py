@@ -113,7 +113,8 @@ def configure(
 
     Args:
         max_entries: how many entries to keep; None for no bound.
-        max_bytes: how many bytes of keys and values, as Postgres stores them, to keep; None for no bound.
+        max_bytes: how many bytes of keys and values, as Postgres stores them, to keep; None for no bound. An entry that
+            alone has more is swept, and evicts no other.
         logged: True makes entries survive a crash of the server and reach its standbys, and every write wait for the
             disk; False takes that back. Copies the table, which nobody can use meanwhile; only its owner may.
 

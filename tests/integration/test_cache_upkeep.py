@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -176,6 +177,27 @@ def test_bounds_evict_the_oldest(pg: PgEverything, db: Database, bound: dict[str
             assert rows(db) <= 1400
     sweep(pg, 4)
     assert rows(db) <= 700
+
+
+def test_what_alone_is_above_the_bound_goes_and_evicts_nobody(pg: PgEverything, db: Database) -> None:
+    large, small = os.urandom(20_000), {f"k{n}": "x" * 100 for n in range(50)}
+    pg.cache.configure(max_bytes=10_000)
+    pg.cache.set_many(small)
+    for write in (
+        lambda: pg.cache.set("large", large),
+        lambda: pg.cache.set_many({"large": large}, tags=["t"]),
+        lambda: pg.cache.get_or_set("large", lambda: large, stale="1h"),
+        lambda: pg.cache.add("large", large.hex()),
+    ):
+        write()
+        sweep(pg, 4)
+        assert pg.cache.get("large") is None
+        assert pg.cache.get_many(small) == small
+        assert pg.cache.stats().entries == 50
+    assert pg.cache.get_or_set("large", lambda: large) == large
+    pg.cache.configure(max_bytes=30_000)
+    sweep(pg, 4)
+    assert pg.cache.get("large") == large
 
 
 def test_bounds_can_be_changed_and_taken_away(pg: PgEverything) -> None:

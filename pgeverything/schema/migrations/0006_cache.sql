@@ -235,7 +235,8 @@ end $$;
 -- came to the end of the table.
 --
 -- What is too much is known from the last time round: how many entries and bytes there were, and how old those may be that
--- stay. So nothing is counted for the sake of a write, and no index on the age or the expiry is needed.
+-- stay. So nothing is counted for the sake of a write, and no index on the age or the expiry is needed. An entry that alone
+-- has more bytes than all may have goes whatever its age, and is not counted: the others would be evicted for it.
 create function pgeverything.cache_sweep(entries integer, out deleted bigint, out finished boolean)
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -263,19 +264,23 @@ begin
   if not found then
     return;  -- somebody else sweeps
   end if;
+  select s.* into bounds from pgeverything.cache_settings s where s.one;
   pages := pg_relation_size('pgeverything.cache') / current_setting('block_size')::integer;
 
   while not finished and looked < cache_sweep.entries and blocks < 2 * cache_sweep.entries loop
     select count(*), count(*) filter (where not d.dead and c.expires_at > at),
-           coalesce(sum(octet_length(c.key) + coalesce(pg_column_size(c.value), 0) + coalesce(pg_column_size(c.data), 0))
-                    filter (where not d.dead and c.expires_at > at), 0),
+           coalesce(sum(b.bytes) filter (where not d.dead and c.expires_at > at), 0),
            array_agg(c.key) filter (where d.dead)
     into rows_, live, size, dead
     from pgeverything.cache c
     cross join lateral (
+      select octet_length(c.key) + coalesce(pg_column_size(c.value), 0) + coalesce(pg_column_size(c.data), 0) as bytes
+      offset 0) b
+    cross join lateral (
       select coalesce(
         (coalesce(c.kept_until, c.expires_at) < at
          or c.stored_at <= sweep.evict_before
+         or b.bytes > bounds.max_bytes
          or (c.expires_at = 'infinity' and c.generations is not null and not pgeverything.cache_current(c.generations)))
         and coalesce(c.lease_until < at, true) and coalesce(c.error_until < at, true), false) as dead
       offset 0) d
@@ -288,6 +293,8 @@ begin
         select c.key from pgeverything.cache c
         where c.key = any (dead) and c.stored_at < at and coalesce(c.lease_until < at, true)
           and (coalesce(c.kept_until, c.expires_at) < at or c.stored_at <= sweep.evict_before
+               or octet_length(c.key) + coalesce(pg_column_size(c.value), 0) + coalesce(pg_column_size(c.data), 0)
+                  > bounds.max_bytes
                or c.generations is not null)
         for update skip locked));
       get diagnostics removed = row_count;
@@ -303,7 +310,6 @@ begin
   end loop;
 
   if finished then
-    select s.* into bounds from pgeverything.cache_settings s where s.one;
     sweep.entries := sweep.seen_entries;
     sweep.bytes := sweep.seen_bytes;
     sweep.next_block := 0;
