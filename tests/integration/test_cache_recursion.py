@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pgeverything import AsyncPgEverything, Cache, CacheError, PgEverything, cache
-from pgeverything.cache import compute as computing
-from tests.interrupts import at_every_step
+from pgeverything import AsyncPgEverything, Cache, CacheError, PgEverything
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -100,15 +98,6 @@ def test_another_key_and_another_schema_are_none_of_its_own(pg: PgEverything, ur
 def test_another_object_for_the_same_cache_is_refused(pg: PgEverything, url: str) -> None:
     with pytest.raises(CacheError, match=OWN):
         pg.cache.get_or_set("k", once(lambda: Cache(url).get_or_set("k", lambda: 1, lease="5s")), lease="5s")
-
-
-def test_ctrl_c_at_every_step_leaves_no_lease_and_no_refusal(pg: PgEverything, db: Database) -> None:
-    def ask() -> Any:
-        return pg.cache.get_or_set("k", lambda: 1, lease="5s")
-
-    for step in at_every_step(ask, cache, computing, setup=pg.cache.clear, real=True):
-        assert db.execute("select from pgeverything.cache where lease is not null").fetchall() == [], step
-        assert ask() == 1, step
 
 
 def test_the_value_may_be_read_and_written_meanwhile(pg: PgEverything) -> None:
