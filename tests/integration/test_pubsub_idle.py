@@ -17,7 +17,7 @@ from pgeverything.engine.carriers import AsyncPoolCarrier, OwnPoolCarrier
 from pgeverything.engine.plan import Query
 from pgeverything.pubsub import Subscriber
 from tests import pgbouncer
-from tests.waiting import PATIENCE, until
+from tests.waiting import PATIENCE, eventually, until
 
 from .consuming import data
 
@@ -87,7 +87,7 @@ def test_who_looks_together_overlooks_nothing(pg: PgEverything, asked: list[str]
     with contextlib.ExitStack() as stack:
 
         def waiting(name: str, pattern: str, **options: Any) -> Subscriber:
-            return stack.enter_context(pg.pubsub.subscribe(pattern, name=name, timeout="3s", **options))
+            return stack.enter_context(pg.pubsub.subscribe(pattern, name=name, timeout="6s", **options))
 
         subscribers = [
             waiting("published", "new"),
@@ -95,7 +95,7 @@ def test_who_looks_together_overlooks_nothing(pg: PgEverything, asked: list[str]
             waiting("resumed", "old", start=first.position),
             waiting("redriven", "old", start="earliest", max_deliveries=1),
             *(waiting(f"nothing {number}", "none") for number in range(5)),
-            pg.pubsub.subscribe("new", timeout="3s"),
+            pg.pubsub.subscribe("new", timeout="6s"),
         ]
         pg.pubsub.pause("resumed")
         for message in (next(subscribers[3]), next(subscribers[3])):
@@ -104,8 +104,7 @@ def test_who_looks_together_overlooks_nothing(pg: PgEverything, asked: list[str]
         asked.clear()
 
         def give() -> None:
-            while asked.count("pubsub.claim") < 40:
-                time.sleep(0.01)
+            eventually(lambda: asked.count("pubsub.claim") >= 13, "each to have looked, and somebody for all")
             pg.pubsub.publish("new", 3)
             pg.pubsub.seek("moved", first.position)
             pg.pubsub.resume("resumed")
@@ -182,7 +181,7 @@ def test_a_broadcast_survives_the_loss_of_its_connections(pg: PgEverything, db: 
 def test_a_member_survives_the_loss_of_its_connections(pg: PgEverything, db: psycopg.Connection[Any]) -> None:
     pg.events.append_many("t", range(50), key=["a", "b"] * 25)
     done: list[int] = []
-    with pg.pubsub.subscribe("t", name="s", start="earliest", timeout="3s") as subscriber:
+    with pg.pubsub.subscribe("t", name="s", start="earliest", timeout="6s") as subscriber:
         for message in subscriber:
             if message.data % 7 == 0:
                 cut(db)
