@@ -81,7 +81,8 @@ def test_many_subscriptions_of_a_process_look_together(pg: PgEverything, asked: 
     assert asked.count("pubsub.beat") < 20  # 100, if each renewed its own
 
 
-def test_who_looks_together_overlooks_nothing(pg: PgEverything, asked: list[str]) -> None:
+@pytest.mark.parametrize("broadcast", [False, True], ids=["durable", "and-a-broadcast"])
+def test_who_looks_together_overlooks_nothing(pg: PgEverything, asked: list[str], broadcast: bool) -> None:
     """Each subscription is given something to do in another way, when all have waited for a while."""
     first = pg.events.append_many("old", [1, 2])[0]
     with contextlib.ExitStack() as stack:
@@ -95,7 +96,7 @@ def test_who_looks_together_overlooks_nothing(pg: PgEverything, asked: list[str]
             waiting("resumed", "old", start=first.position),
             waiting("redriven", "old", start="earliest", max_deliveries=1),
             *(waiting(f"nothing {number}", "none") for number in range(5)),
-            pg.pubsub.subscribe("new", timeout="6s"),
+            *([pg.pubsub.subscribe("new", timeout="6s")] if broadcast else []),
         ]
         pg.pubsub.pause("resumed")
         for message in (next(subscribers[3]), next(subscribers[3])):
@@ -115,7 +116,7 @@ def test_who_looks_together_overlooks_nothing(pg: PgEverything, asked: list[str]
         seen = iterate(subscribers)
         giving.join()
 
-    assert sorted(seen) == [1, 2, 2, 2, 3, 3]
+    assert sorted(seen) == [1, 2, 2, 2, 3, *([3] if broadcast else [])]
 
 
 @pgbouncer.needs_hints

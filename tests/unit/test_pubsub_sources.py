@@ -13,7 +13,7 @@ import pytest
 from pgeverything import MessageLost
 from pgeverything.engine.plan import Plan, Query, Rows, Sleep, Watch, Watching
 from pgeverything.pubsub.manage import Known
-from pgeverything.pubsub.member import Member
+from pgeverything.pubsub.member import Claim, Member
 from pgeverything.pubsub.outlook import Outlook
 from pgeverything.pubsub.sources import Durable
 from pgeverything.pubsub.values import Held
@@ -118,6 +118,37 @@ def test_an_acknowledgement_that_was_repeated_and_finds_nothing_has_been_done_wh
     assert isinstance(settling.throw(psycopg.OperationalError("the connection is lost")), Query)
     with pytest.raises(StopIteration if trusted else MessageLost):
         settling.send([([], 0)])
+
+
+@pytest.mark.parametrize("state", ["idle", "paused", "stopped"])
+def test_what_one_has_seen_the_others_need_not_ask_for_a_while(state: str) -> None:
+    outlook, claim = Outlook(), Claim()
+    claim.states, claim.due = {1: state, 2: state}, {1: 60.0}
+    outlook.saw(claim, 100.0)
+
+    assert 59 < (outlook.quiet(1, since=100.0) or 0) <= 60
+    assert outlook.quiet(2, since=100.0) == float("inf")
+    assert outlook.quiet(1, since=100.1) is None  # it may have changed since
+    assert outlook.quiet(3, since=100.0) is None
+
+
+@pytest.mark.parametrize("state", ["more", "busy", "gap", "gone", "lost"])
+def test_where_there_may_be_something_each_asks_itself(state: str) -> None:
+    outlook, claim = Outlook(), Claim()
+    claim.states = {1: "idle"}
+    outlook.saw(claim, 100.0)
+    claim.states = {1: state}
+    outlook.saw(claim, 101.0)
+
+    assert outlook.quiet(1, since=0.0) is None
+
+
+def test_what_is_due_by_now_is_not_waited_for() -> None:
+    outlook, claim = Outlook(), Claim()
+    claim.states, claim.due = {1: "idle"}, {1: -0.001}
+    outlook.saw(claim, 100.0)
+
+    assert outlook.quiet(1, since=0.0) is None
 
 
 def answers(plan: Plan[Any], rows: Rows = (), *, limit: int) -> Any:
